@@ -1,0 +1,5 @@
+"""`python -m multiarm`."""
+
+from multiarm.cli import main
+
+main()

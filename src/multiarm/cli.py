@@ -1,0 +1,107 @@
+"""The command line: parses, calls, prints."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from multiarm._version import __version__
+from multiarm.domain.errors import StartError
+from multiarm.settings import load_settings
+
+if TYPE_CHECKING:
+    from multiarm.server import Running
+
+app = typer.Typer(
+    help="Online experiments run by multi-armed bandits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the database and the ledger.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings; docs/settings.md lists them.")] = None,
+) -> None:
+    """Start the server."""
+    from multiarm import server
+    from multiarm.logs import configure_logs
+
+    settings = load_settings(config, flags={"host": host, "port": port, "data_dir": data_dir})
+    configure_logs(settings.log_format, settings.log_level)
+
+    def started(running: "Running") -> None:
+        create = f"curl -X POST {running.url}/v1/create -H 'Content-Type: application/json'"
+        console.print(
+            f"multiarm {__version__} answers at {running.url}, with {running.experiment_count} experiments\n"
+            f"Data lies in {settings.data_path.resolve()}\n"
+            f"""Try  {create} -d '{{"experiment_id": "demo", "arms": ["red", "green"]}}'\n"""
+            f"     curl {running.url}/v1/demo/draw\n"
+            f"or open {running.url}/docs; Ctrl-C stops it.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    server.serve(settings, started)
+
+
+@app.command()
+def demo(
+    visitors: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many simulated visitors come.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of the visitors' clicks.")] = 1,
+) -> None:
+    """Watch an experiment: its own server, real HTTP, simulated visitors."""
+    from multiarm import demo
+
+    demo.run(console, visitors, seed)
+
+
+@app.command()
+def check(directory: Annotated[Path, typer.Argument(help="A data directory that no server uses.")]) -> None:
+    """Check a data directory: is the database whole, and do the books balance?"""
+    from multiarm.storage.check import check_directory
+
+    report = check_directory(directory)
+    table = Table("experiment", "arm", "pulls", "pulls by rewards", "sums", "balanced", title="Books")
+    for entry in report.entries:
+        if entry.balanced and len(report.entries) > 50:
+            continue
+        table.add_row(
+            entry.experiment_id,
+            entry.arm_id,
+            str(entry.pull_count),
+            str(entry.expected_pull_count),
+            ", ".join(f"{value:g}" for value in entry.sums),
+            "yes" if entry.balanced else "[red]NO[/red]",
+        )
+    console.print(table)
+    console.print(report.summary)
+    if not report.good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    console.print(__version__, highlight=False)
+
+
+def main() -> None:
+    try:
+        app()
+    except StartError as error:
+        errors.print(f"multiarm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

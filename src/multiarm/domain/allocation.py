@@ -1,0 +1,111 @@
+"""From a policy's probabilities to an arm: guardrails, a cumulative vector, one random number, one bisection."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from multiarm.domain.arm import Arm
+from multiarm.domain.evidence import F64
+
+
+class Choice(NamedTuple):
+    """The arm drawn, its exact probability, and whether it came from the random share."""
+
+    arm: Arm
+    propensity: float
+    random: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Probabilities over the K enabled arms, ready to draw from.
+
+    random_mass: the part of each arm's probability that the random share put there. version: of arms, policy,
+    guardrails and epoch; evidence_version and computed_at (seconds since the epoch): what it was computed from.
+    """
+
+    arms: tuple[Arm, ...]
+    probabilities: tuple[float, ...]
+    random_mass: float
+    version: int
+    evidence_version: int
+    computed_at: float
+    cumulative: tuple[float, ...]
+
+    @classmethod
+    def over(
+        cls,
+        arms: Sequence[Arm],
+        probabilities: Sequence[float],
+        *,
+        random_mass: float = 0.0,
+        version: int = 0,
+        evidence_version: int = 0,
+        computed_at: float = 0.0,
+    ) -> Self:
+        return cls(
+            tuple(arms),
+            tuple(probabilities),
+            random_mass,
+            version,
+            evidence_version,
+            computed_at,
+            cumulate(probabilities),
+        )
+
+    def choose(self, u: float) -> Choice:
+        """The arm for `u`, uniform on [0, 1). An arm of probability 0 is never chosen."""
+        index = bisect_right(self.cumulative, u)
+        start = self.cumulative[index - 1] if index else 0.0
+        return Choice(self.arms[index], self.probabilities[index], u - start < self.random_mass)
+
+    def restricted(self, enabled: Sequence[Arm], version: int) -> Self | None:
+        """A stand-in until the allocation of `version` is there: arms not enabled masked, the rest renormalised.
+
+        None where no probability is left.
+        """
+        probability = {arm.number: p for arm, p in zip(self.arms, self.probabilities, strict=True)}
+        kept = [probability.get(arm.number, 0.0) for arm in enabled]
+        total = sum(kept)
+        if total <= 0:
+            return None
+        return self.over(
+            enabled,
+            [p / total for p in kept],
+            random_mass=self.random_mass / total,
+            version=version,
+            evidence_version=self.evidence_version,
+            computed_at=self.computed_at,
+        )
+
+
+def cumulate(probabilities: Sequence[float]) -> tuple[float, ...]:
+    """Running sums; from the last arm with any probability on exactly 1, so that no u < 1 falls past it."""
+    sums = list(accumulate(probabilities))
+    last = max(index for index, p in enumerate(probabilities) if p > 0)
+    sums[last:] = [1.0] * (len(sums) - last)
+    return tuple(sums)
+
+
+def guarded(probabilities: F64, random_share: float, floor: float) -> tuple[F64, float]:
+    """Mix in the random share s, then the floor f, over n arms: p ← s/n + (1−s)p, then p ← f + (1−nf)p.
+
+    Returns the probabilities, float64[n], and the part s(1−nf)/n of each that the random share put there.
+    """
+    count = probabilities.shape[-1]
+    above_floor = max(1 - count * floor, 0.0)
+    mixed = random_share / count + (1 - random_share) * probabilities
+    return floor + above_floor * mixed, above_floor * random_share / count
+
+
+def checked(probabilities: F64, count: int) -> F64:
+    """`probabilities` if they are what a policy owes: n finite numbers, none negative, of sum 1 within 1e-9."""
+    if probabilities.shape != (count,) or not np.isfinite(probabilities).all():
+        raise ArithmeticError(f"the policy's probabilities are not {count} finite numbers: {probabilities}")
+    if probabilities.min() < 0 or abs(float(probabilities.sum()) - 1) > 1e-9:
+        raise ArithmeticError(f"the policy's probabilities do not form a distribution: {probabilities}")
+    return probabilities

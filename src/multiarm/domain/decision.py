@@ -1,0 +1,95 @@
+"""decision_id: a signed token that carries what is needed to credit a decision, on any node, with no table."""
+
+import hmac
+import itertools
+import os
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import NamedTuple, Self
+
+from multiarm.domain.errors import InvalidDecision
+
+VERSION = 1
+TAG_BYTES = 16
+KEY_BYTES = 32
+
+# version, key number, experiment uid, arm number, epoch, time, propensity, unique (process, counter), context length
+_BODY = struct.Struct("<BHqIIddQQH")
+_UNIQUE = slice(35, 51)
+_TOKEN_BYTES = _BODY.size + TAG_BYTES
+TOKEN_LENGTH = 92  # 69 bytes in base64url, so without padding
+
+_INVALID = "It was not issued by this server, or was damaged on the way; send it exactly as `draw` returned it."
+
+
+class Claims(NamedTuple):
+    """What a decision_id says. time: seconds since the epoch; unique: 16 bytes, never issued twice."""
+
+    uid: int
+    arm_number: int
+    epoch: int
+    time: float
+    propensity: float
+    unique: bytes
+
+
+class DecisionSigner:
+    """Packs, signs and opens decision ids: keyed BLAKE2b with a 128-bit tag, in base64url.
+
+    `keys` maps key numbers (1 to 65,535) to keys of 32 bytes; `current` signs, all of them verify.
+    """
+
+    def __init__(self, keys: Mapping[int, bytes], current: int) -> None:
+        self._current = current
+        self._macs = {
+            number: blake2b(key=key, digest_size=TAG_BYTES, person=b"decision") for number, key in keys.items()
+        }
+        self._process = int.from_bytes(os.urandom(8))
+        self._counter = itertools.count()
+
+    @classmethod
+    def random(cls) -> Self:
+        """A signer with a key of its own, for use without a server."""
+        return cls({1: os.urandom(KEY_BYTES)}, current=1)
+
+    def sign(self, uid: int, arm_number: int, epoch: int, time: float, propensity: float) -> tuple[str, bytes]:
+        """(decision_id, its unique number of 16 bytes)."""
+        body = _BODY.pack(
+            VERSION,
+            self._current,
+            uid,
+            arm_number,
+            epoch,
+            time,
+            propensity,
+            self._process,
+            next(self._counter),
+            0,
+        )
+        return urlsafe_b64encode(body + self._tag(self._current, body)).decode(), body[_UNIQUE]
+
+    def open(self, token: str) -> Claims:
+        """Verify and unpack; InvalidDecision where the token is malformed or forged."""
+        if len(token) != TOKEN_LENGTH:
+            raise InvalidDecision(_INVALID)
+        try:
+            raw = urlsafe_b64decode(token)
+        except ValueError:
+            raise InvalidDecision(_INVALID) from None
+        # the decoder skips letters outside the alphabet, so a token of the right length may come out short
+        if len(raw) != _TOKEN_BYTES:
+            raise InvalidDecision(_INVALID)
+        body = raw[: _BODY.size]
+        version, key_number, uid, arm_number, epoch, time, propensity, _, _, _ = _BODY.unpack(body)
+        if version != VERSION or key_number not in self._macs:
+            raise InvalidDecision(_INVALID)
+        if not hmac.compare_digest(raw[_BODY.size :], self._tag(key_number, body)):
+            raise InvalidDecision(_INVALID)
+        return Claims(uid, arm_number, epoch, time, propensity, body[_UNIQUE])
+
+    def _tag(self, key_number: int, body: bytes) -> bytes:
+        mac = self._macs[key_number].copy()
+        mac.update(body)
+        return mac.digest()

@@ -1,0 +1,139 @@
+"""Evidence: per arm, a row of numbers that are only ever added.
+
+Columns 0, 1, 2 are always effective pulls Σ1, reward Σ(r−c) and reward² Σ(r−c)², about the origin c, so that
+variances survive large means. With a half-life every row carries `as_of`, and a row read at a later time
+weighs 2^(−age / half-life) of what it did.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+BASE_COLUMNS = ("effective_pulls", "reward", "reward2")
+
+
+def decay_weight(age_s: float, half_life_s: float | None) -> float:
+    """What is left of 1 after `age_s` seconds, in [0, 1]; at an age below 0 (a clock that jumped back) all of it."""
+    if half_life_s is None or age_s <= 0:
+        return 1.0
+    return float(2.0 ** -(age_s / half_life_s))
+
+
+class Row(NamedTuple):
+    """One arm's sums on one node, as the store keeps them.
+
+    sums: C floats, or none before the first reward, decayed to `as_of`, seconds since the epoch; pull_count: rewards
+    counted, never decayed; draw_count: decisions answered in this epoch.
+    """
+
+    sums: tuple[float, ...] = ()
+    as_of: float = 0.0
+    pull_count: int = 0
+    draw_count: int = 0
+
+    def plus(self, increments: Sequence[tuple[Sequence[float], float]], half_life_s: float | None) -> Self:
+        """This row and `increments`, pairs (C numbers, evidence time), all decayed one by one to the latest time."""
+        as_of = max(self.as_of, *(time for _, time in increments))
+        weight = decay_weight(as_of - self.as_of, half_life_s)
+        sums = [weight * value for value in self.sums] or [0.0] * len(increments[0][0])
+        for numbers, time in increments:
+            weight = decay_weight(as_of - time, half_life_s)
+            for column, number in enumerate(numbers):
+                sums[column] += weight * number
+        return self._replace(sums=tuple(sums), as_of=as_of, pull_count=self.pull_count + len(increments))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The rows of K arms; leading dimensions broadcast.
+
+    sums: float64[..., K, C]; as_of: float64[..., K], seconds since the epoch; pull_count: int64[..., K].
+    """
+
+    sums: F64
+    as_of: F64
+    pull_count: I64
+    origin: float = 0.0
+    half_life_s: float | None = None
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[Row], *, columns: int = 3, origin: float = 0.0, half_life_s: float | None = None
+    ) -> Self:
+        rows = list(rows)
+        return cls(
+            np.array([row.sums or (0.0,) * columns for row in rows], dtype=np.float64).reshape(len(rows), columns),
+            np.array([row.as_of for row in rows], dtype=np.float64),
+            np.array([row.pull_count for row in rows], dtype=np.int64),
+            origin,
+            half_life_s,
+        )
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Self]) -> Self:
+        """The arms of all parts, in order; origins and half-lives must agree."""
+        return replace(
+            parts[0],
+            sums=np.concatenate([part.sums for part in parts], axis=-2),
+            as_of=np.concatenate([part.as_of for part in parts], axis=-1),
+            pull_count=np.concatenate([part.pull_count for part in parts], axis=-1),
+        )
+
+    def decayed(self, now: float | F64) -> Self:
+        """The same evidence read at `now`; rows that are as of `now` or later stay as they are."""
+        if self.half_life_s is None:
+            return self
+        age_s = np.maximum(now - self.as_of, 0.0)
+        weight = np.exp2(-age_s / self.half_life_s)
+        return replace(self, sums=self.sums * weight[..., None], as_of=np.maximum(self.as_of, now))
+
+    def __add__(self, other: Self) -> Self:
+        """Both together, decayed to the later time of each row; origins and half-lives must agree."""
+        if (self.origin, self.half_life_s) != (other.origin, other.half_life_s):
+            raise ValueError("only evidence with the same origin and half-life can be added")
+        as_of = np.maximum(self.as_of, other.as_of)
+        mine, theirs = self.decayed(as_of), other.decayed(as_of)
+        return replace(self, sums=mine.sums + theirs.sums, as_of=as_of, pull_count=self.pull_count + other.pull_count)
+
+    def take(self, arms: Sequence[int]) -> Self:
+        """The rows of these arms only, by position, copied."""
+        index = np.asarray(arms, dtype=np.intp)
+        return replace(
+            self,
+            sums=self.sums[..., index, :],
+            as_of=self.as_of[..., index],
+            pull_count=self.pull_count[..., index],
+        )
+
+    @property
+    def pulls(self) -> F64:
+        """Effective pulls, float64[..., K]: rewards counted, after forgetting."""
+        return self.sums[..., 0]
+
+    @property
+    def reward(self) -> F64:
+        """Σr, float64[..., K], after forgetting, about zero and not about the origin."""
+        return self.sums[..., 1] + self.origin * self.sums[..., 0]
+
+    @property
+    def mean(self) -> F64:
+        """Mean reward, float64[..., K]; nan where there are no pulls."""
+        pulls = np.where(self.pulls > 0, self.pulls, np.nan)
+        return self.origin + self.sums[..., 1] / pulls
+
+    @property
+    def variance(self) -> F64:
+        """Unbiased sample variance, float64[..., K]; nan below two effective pulls.
+
+        From the sums about the origin; what rounding makes negative is zero.
+        """
+        pulls = np.where(self.pulls >= 2, self.pulls, np.nan)
+        squares = self.sums[..., 2] - self.sums[..., 1] ** 2 / pulls
+        variance: F64 = np.maximum(squares, 0.0) / (pulls - 1)
+        return variance

@@ -1,0 +1,322 @@
+"""The experiment: arms, policy, evidence, allocation, lifecycle. No I/O, no clock: pass `now` and `rng` in."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from multiarm.domain.allocation import Allocation
+from multiarm.domain.arm import Arm
+from multiarm.domain.decision import DecisionSigner
+from multiarm.domain.errors import (
+    ArmNotFound,
+    DecisionExpired,
+    ExperimentDisabled,
+    InvalidDecision,
+    InvalidField,
+    InvalidTimestamp,
+    NoEnabledArms,
+    StaleEpoch,
+)
+from multiarm.domain.evidence import Evidence, Row
+from multiarm.domain.policies import AnyPolicy, Observation, Thompson
+from multiarm.domain.snapshot import Snapshot
+from multiarm.domain.spec import ExperimentSpec, Update
+
+CLOCK_SKEW_S = 300.0
+DRIFT_SHARE = 0.01  # of a half-life, after which time alone makes an allocation out of date
+
+
+class Random(Protocol):
+    """`random.Random` and `numpy.random.Generator` both are."""
+
+    def random(self) -> float: ...
+
+
+class Decision(NamedTuple):
+    """One answered draw. time: seconds since the epoch; unique: 16 bytes, never used twice."""
+
+    arm: Arm
+    propensity: float
+    decision_id: str
+    random: bool
+    time: float
+    unique: bytes
+
+
+class Increment(NamedTuple):
+    """What one reward adds, and the reward row that goes with it. Times are seconds since the epoch.
+
+    key: `d:…` for a decision, `k:…` for a caller's key, None for neither. propensity, issued_at: the decision's.
+    ts: what the caller said, for the log.
+    """
+
+    arm: Arm
+    numbers: tuple[float, ...]
+    evidence_time: float
+    key: str | None
+    reward: float
+    propensity: float | None
+    issued_at: float | None
+    unique: bytes | None
+    ts: float | None
+
+
+@dataclass(slots=True)
+class ExperimentState:
+    """All of an experiment that is stored. `rows` are this node's by arm number, `other_rows` all other nodes'."""
+
+    uid: int
+    experiment_id: str
+    spec: ExperimentSpec = field(default_factory=ExperimentSpec)
+    enabled: bool = True
+    epoch: int = 0
+    created_at: float = 0.0
+    arms: dict[int, Arm] = field(default_factory=dict)
+    rows: dict[int, Row] = field(default_factory=dict)
+    other_rows: list[tuple[int, Row]] = field(default_factory=list)
+
+
+class ForeignDecision(Exception):
+    """A well-signed decision of another experiment; whoever knows them all says which error that is."""
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+
+
+def recompute(experiment: "Experiment", now: float) -> Allocation:
+    """Compute the allocation at once, whatever it costs: for use without a server."""
+    return experiment.adopt(experiment.snapshot(now).allocate())
+
+
+class Experiment:
+    """Decides which arm to show, and turns rewards into evidence.
+
+    Alone, in a notebook: `Experiment(Thompson(), ["red", "green"])`, then `draw` and `update`. A server loads stored
+    state into it, and gives it its own signer and a `refresh` that keeps recomputing within a budget.
+    """
+
+    def __init__(
+        self,
+        policy: AnyPolicy = Thompson(),
+        arms: Iterable[str] = (),
+        *,
+        spec: ExperimentSpec | None = None,
+        signer: DecisionSigner | None = None,
+        refresh: Callable[["Experiment", float], Allocation] = recompute,
+        decision_lifetime_s: float = float("inf"),
+    ) -> None:
+        self._signer = signer or DecisionSigner.random()
+        self._refresh = refresh
+        self._decision_lifetime_s = decision_lifetime_s
+        self.version = 0
+        self.evidence_version = 0
+        self.allocation: Allocation | None = None
+        self.draws: dict[int, int] = {}
+        self.state = ExperimentState(0, "experiment", spec or ExperimentSpec(policy=policy))
+        self.load(self.state)
+        for number, arm_id in enumerate(arms, start=1):
+            self.put_arm(Arm(number, arm_id))
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    @property
+    def live_arms(self) -> list[Arm]:
+        """Arms not deleted, in the order in which they were added."""
+        return [arm for arm in self.state.arms.values() if not arm.deleted]
+
+    @property
+    def draw_count(self) -> int:
+        """Decisions answered in this epoch, by all nodes as far as known."""
+        return sum(self.draws.values()) + sum(self._other_draws.values())
+
+    @property
+    def pull_count(self) -> int:
+        """Rewards counted in this epoch, deleted arms included."""
+        rows = [*self.state.rows.values(), *(row for _, row in self.state.other_rows)]
+        return sum(row.pull_count for row in rows)
+
+    def arm(self, arm_id: str) -> Arm:
+        """The live arm of that id, or ArmNotFound."""
+        try:
+            return self._by_id[arm_id]
+        except KeyError:
+            raise ArmNotFound(arm_id) from None
+
+    def draw(self, now: float, rng: Random) -> Decision:
+        """Choose an arm. Reads the evidence, counts the draw, changes nothing else.
+
+        Raises ExperimentDisabled or NoEnabledArms.
+        """
+        arm, propensity, random = self._allocation_at(now).choose(rng.random())
+        state = self.state
+        token, unique = self._signer.sign(state.uid, arm.number, state.epoch, now, propensity)
+        self.draws[arm.number] = self.draws.get(arm.number, 0) + 1
+        return Decision(arm, propensity, token, random, now, unique)
+
+    def credit(self, update: Update, now: float) -> Increment:
+        """Validate a reward and say what it adds; changes nothing.
+
+        Raises Invalid (422), ArmNotFound, StaleEpoch or DecisionExpired, and ForeignDecision.
+        """
+        spec = self.state.spec
+        spec.policy.check_reward(update.reward)
+        ts = checked_ts(update.ts, now)
+        if update.decision_id is not None:
+            return self._credit_decision(update, update.decision_id, ts, now)
+        if update.arm_id is None:
+            raise InvalidField("", "Give either decision_id or arm_id.")
+        time = now if ts is None else min(ts, now)
+        numbers = spec.policy.increment(Observation(update.reward, spec.reward_origin, time))
+        key = None if update.key is None else f"k:{update.key}"
+        return Increment(self.arm(update.arm_id), numbers, time, key, update.reward, None, None, None, ts)
+
+    def snapshot(self, now: float) -> Snapshot:
+        """All that an allocation or the statistics depend on, frozen: it may be computed from in another thread."""
+        state = self.state
+        arms = self.live_arms
+        numbers = [arm.number for arm in arms]
+        return Snapshot(
+            state.spec,
+            tuple(arms),
+            self._evidence(numbers).decayed(now),
+            tuple(self.draws.get(number, 0) + self._other_draws.get(number, 0) for number in numbers),
+            self.version,
+            self.evidence_version,
+            now,
+        )
+
+    # --- writing -------------------------------------------------------------------------------------------
+
+    def update(self, update: Update, now: float) -> Increment:
+        """Credit a reward and count it, in memory alone: for use without a server. Repeats are not recognised."""
+        increment = self.credit(update, now)
+        number = increment.arm.number
+        row = self.state.rows.get(number, Row()).plus(
+            [(increment.numbers, increment.evidence_time)], self.state.spec.half_life_s
+        )
+        self.show({number: row})
+        return increment
+
+    def show(self, rows: dict[int, Row]) -> None:
+        """Replace this node's rows, by arm number, with what was committed. Cannot fail."""
+        self.state.rows.update(rows)
+        self.evidence_version += 1
+
+    def load(self, state: ExperimentState) -> None:
+        """Replace everything with stored state. Draws counted since they were last stored stay."""
+        same_epoch = state.epoch == self.state.epoch and state.uid == self.state.uid
+        counted = self.draws if same_epoch else {}
+        self.draws = {n: max(row.draw_count, counted.get(n, 0)) for n, row in state.rows.items()}
+        self.draws |= {n: count for n, count in counted.items() if n not in self.draws}
+        self.state = state
+        self._other: dict[int, Evidence] = {}
+        self._other_draws: dict[int, int] = {}
+        for number, row in state.other_rows:
+            evidence = self._as_evidence([row])
+            before = self._other.get(number)
+            self._other[number] = evidence if before is None else before + evidence
+            self._other_draws[number] = self._other_draws.get(number, 0) + row.draw_count
+        self._arms_changed()
+
+    def put_arm(self, arm: Arm) -> None:
+        """Add an arm, or replace the one of the same number."""
+        self.state.arms[arm.number] = arm
+        self._arms_changed()
+
+    def set_enabled(self, enabled: bool) -> None:
+        self.state.enabled = enabled
+
+    def reset(self, epoch: int) -> None:
+        """Forget the evidence; decisions of an earlier epoch are refused from now on."""
+        self.load(replace(self.state, epoch=epoch, rows={}, other_rows=[]))
+        self.allocation = None
+
+    def adopt(self, allocation: Allocation) -> Allocation:
+        """Draw from `allocation` from now on, unless it is of an older version or older evidence."""
+        current = self.allocation
+        if allocation.version == self.version and (
+            current is None
+            or current.version != allocation.version
+            or current.evidence_version <= allocation.evidence_version
+        ):
+            self.allocation = current = allocation
+        return current or allocation
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _allocation_at(self, now: float) -> Allocation:
+        if not self.state.enabled:
+            raise ExperimentDisabled("Draws are refused while it is disabled; PUT …/enable lets them through again.")
+        if not self.enabled_arms:
+            raise NoEnabledArms("Add an arm (POST …/add_arm) or enable one (PUT …/enable_arm/{arm_id}).")
+        current = self.allocation
+        if (
+            current is not None
+            and current.version == self.version
+            and current.evidence_version == self.evidence_version
+            and now - current.computed_at < self._drift_s
+        ):
+            return current
+        return self._refresh(self, now)
+
+    def _arms_changed(self) -> None:
+        self.version += 1
+        self._by_id = {arm.arm_id: arm for arm in self.live_arms}
+        self.enabled_arms = tuple(arm for arm in self.live_arms if arm.enabled)
+        half_life_s = self.state.spec.half_life_s
+        self._drift_s = float("inf") if half_life_s is None else DRIFT_SHARE * half_life_s
+
+    def _credit_decision(self, update: Update, token: str, ts: float | None, now: float) -> Increment:
+        if update.arm_id is not None or update.key is not None:
+            raise InvalidField("", "A decision_id says which arm, and is its own key: give neither arm_id nor key.")
+        claims = self._signer.open(token)
+        state = self.state
+        if claims.uid != state.uid:
+            raise ForeignDecision(claims.uid)
+        if claims.epoch != state.epoch:
+            raise StaleEpoch("The decision was drawn before the experiment was reset; drop it.")
+        if claims.time < now - self._decision_lifetime_s:
+            raise DecisionExpired("Rewards are taken for as long as reward_retention_days says; drop it.")
+        arm = state.arms.get(claims.arm_number)
+        if arm is None:
+            raise InvalidDecision("The experiment never had the arm that it names.")
+        time = min(claims.time, now)
+        numbers = state.spec.policy.increment(
+            Observation(update.reward, state.spec.reward_origin, time, claims.propensity)
+        )
+        return Increment(
+            arm,
+            numbers,
+            time,
+            f"d:{claims.unique.hex()}",
+            update.reward,
+            claims.propensity,
+            claims.time,
+            claims.unique,
+            ts,
+        )
+
+    def _as_evidence(self, rows: Sequence[Row]) -> Evidence:
+        spec = self.state.spec
+        return Evidence.from_rows(
+            rows, columns=len(spec.policy.columns), origin=spec.reward_origin, half_life_s=spec.half_life_s
+        )
+
+    def _evidence(self, numbers: Sequence[int]) -> Evidence:
+        own = self._as_evidence([self.state.rows.get(number, Row()) for number in numbers])
+        if not self._other:
+            return own
+        empty = self._as_evidence([Row()])
+        others = [self._other.get(number, empty) for number in numbers]
+        return own + Evidence.stacked(others)
+
+
+def checked_ts(ts: float | datetime | None, now: float) -> float | None:
+    """Seconds since the epoch; InvalidTimestamp where it is more than five minutes ahead."""
+    if ts is None:
+        return None
+    seconds = ts.timestamp() if isinstance(ts, datetime) else ts
+    if not seconds <= now + CLOCK_SKEW_S:
+        raise InvalidTimestamp("`ts` is more than five minutes ahead of this server's clock; it may lie in the past.")
+    return seconds

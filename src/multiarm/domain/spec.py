@@ -1,0 +1,121 @@
+"""What a user asks for: frozen structs, validated as they are decoded."""
+
+from datetime import datetime
+from math import isfinite
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from multiarm.domain.arm import ID_PATTERN, Prior
+from multiarm.domain.errors import InvalidField
+from multiarm.domain.policies import AnyPolicy, Policy, Thompson
+from multiarm.domain.policies.base import REWARD_LIMIT
+
+RESERVED_IDS = frozenset({"ping", "list", "clear", "create"})
+KEY_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_~:@!$&'()*+,;=.-]{1,128}(?!\n)$"
+BATCH_LIMIT = 10_000
+ARM_LIMIT = 1_000
+
+Identifier = Annotated[
+    str,
+    Meta(
+        pattern=ID_PATTERN,
+        max_length=64,
+        description="1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+    ),
+]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class ArmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An arm to add."""
+
+    arm_id: Identifier | None = None
+    payload: Annotated[Any, Meta(description="Any JSON; `draw` returns it with the arm.")] = None
+    prior: Prior | None = None
+
+
+class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an experiment decides; fixed while it runs, unless its policy is changed."""
+
+    description: Annotated[str, Meta(max_length=1000)] = ""
+    policy: AnyPolicy = Thompson()
+    random_share: Annotated[Share, Meta(description="Part of traffic that is split evenly.")] = 0.0
+    floor: Annotated[Share, Meta(description="Least share of every enabled arm.")] = 0.0
+    half_life_s: (
+        Annotated[float, Meta(ge=60, le=1e12, description="Seconds after which evidence weighs half.")] | None
+    ) = None
+    reward_origin: Annotated[
+        float, Meta(ge=-REWARD_LIMIT, le=REWARD_LIMIT, description="Sums are kept about this value.")
+    ] = 0.0
+
+
+class CreateExperiment(ExperimentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new experiment; every field is optional."""
+
+    experiment_id: Identifier | None = None
+    arms: Annotated[
+        list[Identifier | ArmSpec], Meta(max_length=ARM_LIMIT, description="Arm ids, or arms as for add_arm.")
+    ] = []
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        return ExperimentSpec(**{name: getattr(self, name) for name in ExperimentSpec.__struct_fields__})
+
+    @property
+    def arm_specs(self) -> list[ArmSpec]:
+        return [ArmSpec(arm_id=arm) if isinstance(arm, str) else arm for arm in self.arms]
+
+
+class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One reward: for a decision (`decision_id`), or for an arm (`arm_id`, and a `key` to make it repeatable)."""
+
+    reward: Annotated[float, Meta(description="In the policy's range.")]
+    decision_id: Annotated[str, Meta(max_length=4096)] | None = None
+    arm_id: Annotated[str, Meta(max_length=64)] | None = None
+    key: Annotated[str, Meta(pattern=KEY_PATTERN, max_length=128)] | None = None
+    ts: (
+        Annotated[
+            float | Annotated[datetime, Meta(tz=True)],
+            Meta(description="When it happened: seconds since the epoch, or RFC 3339. Default: now."),
+        ]
+        | None
+    ) = None
+
+
+class UpdateBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rewards that count together or not at all."""
+
+    updates: Annotated[list[Update], Meta(min_length=1, max_length=BATCH_LIMIT)]
+
+
+def check_creation(request: CreateExperiment) -> None:
+    """What the types cannot say; InvalidField names the first field at fault."""
+    if request.experiment_id in RESERVED_IDS:
+        raise InvalidField("experiment_id", f"{request.experiment_id!r} is a word of the API; choose another id.")
+    policy = request.policy
+    if not policy.reward_min <= request.reward_origin <= policy.reward_max:
+        raise InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
+    if len(request.arms) * request.floor > 1 + 1e-12:
+        raise InvalidField("floor", f"{len(request.arms)} arms × {request.floor:g} is more than the whole traffic.")
+    seen: set[str] = set()
+    for index, arm in enumerate(request.arm_specs):
+        if arm.arm_id is not None and arm.arm_id in seen:
+            raise InvalidField(f"arms[{index}]", f"Arm id {arm.arm_id!r} is given twice.")
+        if arm.arm_id is not None:
+            seen.add(arm.arm_id)
+        check_prior(arm, policy, f"arms[{index}].")
+
+
+def check_prior(arm: ArmSpec, policy: Policy, path: str = "") -> None:
+    """A prior's mean must be a reward that the policy could see."""
+    if arm.prior is None:
+        return
+    mean = arm.prior.mean_reward
+    if not (isfinite(mean) and policy.reward_min <= mean <= policy.reward_max):
+        raise InvalidField(f"{path}prior.mean_reward", f"A mean of this policy's rewards lies in {span(policy)}.")
+
+
+def span(policy: Policy) -> str:
+    return f"{policy.reward_min:g} to {policy.reward_max:g}"

@@ -1,0 +1,59 @@
+"""The application: which routes there are, what answers their errors, and the gate in front of it all.
+
+GET     /v1/ping                                     is it there?
+GET     /v1/list                                     ids of all experiments
+DELETE  /v1/clear                                    delete them all
+POST    /v1/create                                   a new experiment
+GET     /v1/{experiment_id}                          what it is and how it stands
+DELETE  /v1/{experiment_id}/delete
+PUT     /v1/{experiment_id}/reset                    forget the evidence
+PUT     /v1/{experiment_id}/enable | disable
+POST    /v1/{experiment_id}/add_arm
+DELETE  /v1/{experiment_id}/delete_arm/{arm_id}
+PUT     /v1/{experiment_id}/enable_arm/{arm_id} | disable_arm/{arm_id}
+GET     /v1/{experiment_id}/draw                     choose an arm
+POST    /v1/{experiment_id}/update | update_batch    report rewards
+GET     /v1/{experiment_id}/stats                    what is known of each arm
+GET     /health/live | /health/ready
+GET     /docs | /docs/openapi.json                   a page to try it, and the document behind it
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
+
+from multiarm.domain.errors import MultiarmError
+from multiarm.http import problems
+from multiarm.http.gate import Gate
+from multiarm.http.openapi import asset, openapi_config
+from multiarm.http.routes import HANDLERS
+from multiarm.service.accountant import Accountant
+from multiarm.service.supervisor import Supervisor
+from multiarm.settings import Settings
+
+
+def build_app(
+    supervisor: Supervisor,
+    accountant: Accountant,
+    settings: Settings,
+    not_ready: Callable[[], str | None] = lambda: None,
+) -> ASGIApp:
+    """The ASGI application. not_ready: why it should get no traffic just now, or None."""
+    exception_handlers: dict[Any, Any] = {
+        MultiarmError: problems.on_multiarm_error,
+        HTTPException: problems.on_http_exception,
+        Exception: problems.on_unexpected,
+    }
+    app = Litestar(
+        [*HANDLERS, asset],
+        state=State({"supervisor": supervisor, "settings": settings, "not_ready": not_ready}),
+        openapi_config=openapi_config(),
+        exception_handlers=exception_handlers,
+        request_max_body_size=settings.body_limit_bytes,
+        logging_config=None,
+    )
+    return Gate(app, settings.allowed_hosts, accountant.record_request, supervisor.clock)

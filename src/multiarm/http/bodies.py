@@ -1,0 +1,168 @@
+"""Request bodies: read within the limit, decoded fast; only where that fails walked again to list every fault."""
+
+from collections.abc import Iterator
+from itertools import islice
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from litestar import Request
+
+from multiarm.domain.errors import (
+    BodyTooLarge,
+    Fault,
+    InvalidRequest,
+    MalformedBody,
+    UnsupportedMediaType,
+)
+from multiarm.domain.spec import BATCH_LIMIT, Update, UpdateBatch
+from multiarm.service.batch import FAULT_LIMIT, BatchFaults, joined
+
+T = TypeVar("T")
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_batch_decoder = msgspec.json.Decoder(UpdateBatch)
+_any_decoder = msgspec.json.Decoder()
+
+
+async def read_body(request: Request[Any, Any, Any], limit_bytes: int) -> bytes:
+    """The body as it came; BodyTooLarge as soon as it is known to pass the limit, UnsupportedMediaType unless JSON."""
+    headers = dict(request.scope["headers"])
+    if declared_length(headers) > limit_bytes:
+        raise too_large(limit_bytes)
+    message = await request.receive()
+    body: bytes = message.get("body", b"")  # type: ignore[assignment]
+    while message.get("more_body"):
+        message = await request.receive()
+        body += message.get("body", b"")  # type: ignore[operator]
+        if len(body) > limit_bytes:
+            raise too_large(limit_bytes)
+    if body and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
+    return body
+
+
+def declared_length(headers: dict[bytes, bytes]) -> int:
+    value = headers.get(b"content-length", b"")
+    return int(value) if value.isdigit() else 0
+
+
+def too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"A body may have {limit_bytes:,} bytes (body_limit_bytes); split it into smaller requests.")
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as the decoder's type; MalformedBody where it is not JSON, InvalidRequest where it does not fit."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        faults = list(islice(walk(parse(body, error), decoder.type), FAULT_LIMIT))
+        raise InvalidRequest(faults or [fault_of(error)]) from None
+    except _UNREADABLE as error:
+        raise malformed(body, error) from None
+
+
+def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None], BatchFaults]:
+    """The updates of a batch; those that cannot be decoded are None, and their faults are collected."""
+    faults = BatchFaults()
+    try:
+        return _batch_decoder.decode(body).updates, faults
+    except msgspec.ValidationError as error:
+        document = parse(body, error)
+    except _UNREADABLE as error:
+        raise malformed(body, error) from None
+    items = document.get("updates") if isinstance(document, dict) else None
+    if not isinstance(items, list) or len(document) != 1 or not 1 <= len(items) <= BATCH_LIMIT:
+        raise InvalidRequest(list(islice(walk(document, UpdateBatch), FAULT_LIMIT)))
+    updates: list[Update | None] = []
+    for index, item in enumerate(items):
+        try:
+            updates.append(msgspec.convert(item, Update))
+        except msgspec.ValidationError as error:
+            updates.append(None)
+            faults.add(index, InvalidRequest(list(walk(item, Update)) or [fault_of(error)]))
+    return updates, faults
+
+
+def parse(body: bytes, error: msgspec.ValidationError) -> Any:
+    """The body as plain JSON values; a number out of every range is a fault here already."""
+    try:
+        return _any_decoder.decode(body)
+    except msgspec.ValidationError:
+        raise InvalidRequest([fault_of(error)]) from None
+    except _UNREADABLE as unreadable:
+        raise malformed(body, unreadable) from None
+
+
+def malformed(body: bytes, error: Exception) -> MalformedBody:
+    if not body:
+        return MalformedBody("The body is empty; send a JSON object.")
+    reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+    return MalformedBody(f"The body cannot be read as JSON ({reason}). NaN and Infinity are not JSON either.")
+
+
+def walk(value: Any, type_: Any, path: str = "") -> Iterator[Fault]:
+    """Every fault of `value`, a plain JSON value that should fit `type_`; the innermost, where they can be told."""
+    try:
+        msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        found = False
+        for fault in walk_members(value, type_, path):
+            found = True
+            yield fault
+        if not found:
+            yield fault_of(error, path)
+
+
+def walk_members(value: Any, type_: Any, path: str) -> Iterator[Fault]:
+    """The faults of what lies within an object or a list."""
+    options = flattened(type_)
+    if isinstance(value, dict):
+        struct = struct_for(value, options)
+        if struct is not None:
+            yield from walk_fields(value, struct, path)
+    elif isinstance(value, list):
+        item_type = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
+        if item_type is not None:
+            for index, item in enumerate(value):
+                yield from walk(item, item_type, f"{path}[{index}]")
+
+
+def walk_fields(value: dict[str, Any], struct: type[msgspec.Struct], path: str) -> Iterator[Fault]:
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    for name, member in value.items():
+        if name in fields:
+            yield from walk(member, fields[name].type, joined(path, name))
+        elif name != struct.__struct_config__.tag_field:
+            yield Fault(joined(path, name[:64]), InvalidRequest.type, "There is no such field; leave it out.")
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield Fault(joined(path, name), InvalidRequest.type, "This field is required.")
+
+
+def struct_for(value: dict[str, Any], options: list[Any]) -> type[msgspec.Struct] | None:
+    """The struct that an object is meant to be: the one its tag names, or the only one."""
+    structs = [option for option in options if isinstance(option, type) and issubclass(option, msgspec.Struct)]
+    if len(structs) == 1:
+        return structs[0]
+    for struct in structs:
+        config = struct.__struct_config__
+        if config.tag_field is not None and value.get(config.tag_field) == config.tag:
+            return struct
+    return None
+
+
+def flattened(type_: Any) -> list[Any]:
+    """The alternatives of a type, annotations and unions taken apart."""
+    if get_origin(type_) is Annotated:
+        return flattened(get_args(type_)[0])
+    if get_origin(type_) in (Union, UnionType):
+        return [option for member in get_args(type_) for option in flattened(member)]
+    return [type_]
+
+
+def fault_of(error: msgspec.ValidationError, path: str = "") -> Fault:
+    """msgspec's message, its path (`$.policy.epsilon`) set below ours."""
+    detail, _, where = str(error).partition(" - at `$")
+    where = where.rstrip("`").removeprefix(".")
+    return Fault(f"{path}{where}" if where.startswith("[") else joined(path, where), InvalidRequest.type, f"{detail}.")

@@ -1,0 +1,106 @@
+"""The gate: what every request passes on its way in, and the ledger's record of it on its way out."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound
+from multiarm.http.problems import problem
+
+RecordRequest = Callable[[tuple[Any, ...]], None]
+
+UNMATCHED = "unmatched"
+
+
+class Gate:
+    """Refuses paths that are not canonical, and hosts and origins that are not allowed; records every request.
+
+    Without authentication anyone's web page could otherwise reach a server on loopback, by DNS rebinding or by a
+    cross-site post.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        allowed_hosts: Sequence[str],
+        record: RecordRequest,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.app = app
+        self._any_host = "*" in allowed_hosts
+        self._hosts = frozenset(host.lower().encode() for host in allowed_hosts)
+        self._record = record
+        self._clock = clock
+        self._templates: dict[str, str] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self.app(scope, receive, send)
+            return
+        start, now = time.perf_counter(), self._clock()
+        status = 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None:
+                await self.app(scope, receive, counted)
+            else:
+                await problem(refusal)(scope, receive, counted)
+        finally:
+            duration_s = time.perf_counter() - start
+            experiment_id = scope.get("path_params", {}).get("experiment_id")
+            self._record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
+
+    def _refusal(self, scope: HTTPScope) -> MultiarmError | None:
+        path: bytes = scope["raw_path"]
+        if (
+            b"%" in path
+            or b"//" in path
+            or (b"/." in path and is_dotted(path))
+            or (path.endswith(b"/") and path != b"/")
+        ):
+            return NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding.")
+        return None if self._any_host else self._foreign(scope["headers"])
+
+    def _foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
+        host = b""
+        for name, value in headers:
+            if name == b"host":
+                host = value
+            elif name == b"origin" and without_port(value.partition(b"://")[2]) not in self._hosts:
+                return ForbiddenOrigin("Requests from other web sites are refused; allowed_hosts lists what may ask.")
+            elif name == b"sec-fetch-site" and value == b"cross-site":
+                return ForbiddenOrigin("Requests across sites are refused.")
+        if without_port(host) not in self._hosts:
+            return ForbiddenOrigin("The Host header names no host of this server; allowed_hosts lists them.")
+        return None
+
+    def _route(self, scope: HTTPScope) -> str:
+        """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""
+        template = scope.get("path_template")
+        if template is None:
+            return UNMATCHED
+        known = self._templates.get(template)
+        if known is None:
+            known = self._templates[template] = template.replace(":str}", "}")
+        return known
+
+
+def is_dotted(path: bytes) -> bool:
+    """Whether a segment is `.` or `..`."""
+    return any(segment in (b".", b"..") for segment in path.split(b"/"))
+
+
+def without_port(authority: bytes) -> bytes:
+    """`localhost` of `localhost:8080`, `[::1]` of `[::1]:8080`, in lower case."""
+    host, colon, port = authority.rpartition(b":")
+    return (host if colon and port.isdigit() else authority).lower()

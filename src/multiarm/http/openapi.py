@@ -1,0 +1,137 @@
+"""The OpenAPI document: paths from the routes, bodies and answers from the very structs that validate them."""
+
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from litestar import Litestar, Request, get
+from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+
+from multiarm._version import __version__
+from multiarm.http.answers import Answer
+from multiarm.http.problems import Problem
+
+ASSETS = {
+    "swagger-ui.css": b"text/css",
+    "swagger-ui-bundle.js": b"text/javascript",
+    "swagger-ui-standalone-preset.js": b"text/javascript",
+}
+PARAMETERS = {"experiment_id": "The experiment's id.", "arm_id": "The arm's id."}
+
+
+class Documentation(NamedTuple):
+    """What the document says of a route beyond its path, method and docstring."""
+
+    body: Any
+    body_required: bool
+    answer: Any
+    status: int
+    errors: Sequence[int]
+
+
+def documented(
+    operation_id: str,
+    *,
+    body: Any = None,
+    body_required: bool = True,
+    answer: Any = None,
+    status: int = 200,
+    errors: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Arguments of a route's decorator; every route may also be refused by the gate (403)."""
+    documentation = Documentation(body, body_required, answer, status, (*errors, 403))
+    # Answers carry their own status; the framework must only not think of 204, which it would not let us return.
+    return {"operation_id": operation_id, "status_code": 200, "opt": {"documentation": documentation}}
+
+
+def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
+    """Litestar's document with the bodies, answers and errors of each route, as msgspec describes them."""
+    known = {handler.operation_id: handler.opt["documentation"] for handler in documented_handlers(app)}
+    types = {t for d in known.values() for t in (d.body, d.answer) if t is not None} | {Problem}
+    _, components = msgspec.json.schema_components(
+        sorted(types, key=lambda type_: type_.__name__), ref_template="#/components/schemas/{name}"
+    )
+    for item in document["paths"].values():
+        for method, operation in item.items():
+            documentation = known[operation["operationId"]]
+            operation["operationId"] += "_head" if method == "head" else ""
+            operation["responses"] = dict(responses(documentation, head=method == "head"))
+            if documentation.body is not None:
+                operation["requestBody"] = {
+                    "required": documentation.body_required,
+                    "content": {"application/json": {"schema": reference(documentation.body)}},
+                }
+            for parameter in operation.get("parameters", ()):
+                parameter["description"] = PARAMETERS[parameter["name"]]
+    document["components"] = {"schemas": components}
+    return document
+
+
+def responses(documentation: Documentation, *, head: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    for status in sorted({documentation.status, *documentation.errors}):
+        response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+        if status != documentation.status:
+            response["content"] = {"application/problem+json": {"schema": reference(Problem)}}
+        elif documentation.answer is not None:
+            response["content"] = {"application/json": {"schema": reference(documentation.answer)}}
+        if head:
+            response.pop("content", None)
+        yield str(status), response
+
+
+def reference(type_: Any) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{type_.__name__}"}
+
+
+def documented_handlers(app: Litestar) -> list[HTTPRouteHandler]:
+    return [
+        handler
+        for route in app.routes
+        for handler in getattr(route, "route_handlers", ())
+        if isinstance(handler, HTTPRouteHandler) and "documentation" in handler.opt
+    ]
+
+
+class JsonDocument(JsonRenderPlugin):
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, completed(openapi_schema, request.app))
+
+
+class TryItPage(SwaggerRenderPlugin):
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, completed(openapi_schema, request.app))
+
+
+@get("/docs/assets/{name:str}", include_in_schema=False, sync_to_thread=False)
+def asset(name: str) -> Answer:
+    """Swagger UI's files, from the installed package: the page works without the internet."""
+    package = find_spec("flask_swagger_ui")
+    if name not in ASSETS or package is None or package.origin is None:
+        raise NotFoundException
+    body = (Path(package.origin).parent / "dist" / name).read_bytes()
+    return Answer(body, headers=((b"content-type", ASSETS[name]), (b"cache-control", b"max-age=86400")))
+
+
+def openapi_config() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="multiarm",
+        version=__version__,
+        summary="Online experiments run by multi-armed bandits.",
+        path="/docs",
+        use_handler_docstrings=True,
+        render_plugins=[
+            TryItPage(
+                path="/",
+                js_url="/docs/assets/swagger-ui-bundle.js",
+                css_url="/docs/assets/swagger-ui.css",
+                standalone_preset_js_url="/docs/assets/swagger-ui-standalone-preset.js",
+            ),
+            JsonDocument(path="/openapi.json"),
+        ],
+    )

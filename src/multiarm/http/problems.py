@@ -1,0 +1,114 @@
+"""Errors as RFC 9457 problem documents. The one table from the tree of errors to HTTP statuses."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+
+from multiarm.domain import errors
+from multiarm.domain.errors import Fault, MultiarmError
+from multiarm.http.answers import Answer
+from multiarm.service.batch import faults_of
+
+log = structlog.get_logger()
+
+TYPE_PREFIX = "urn:multiarm:problem:"
+
+STATUSES: dict[type[MultiarmError], int] = {
+    errors.MalformedBody: 400,
+    errors.ForbiddenOrigin: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Gone: 410,
+    errors.BodyTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.Invalid: 422,
+    errors.Unavailable: 503,
+}
+
+
+class ProblemFault(msgspec.Struct, frozen=True):
+    """One thing that does not fit: where, which error, and what to do."""
+
+    path: str
+    type: str
+    detail: str
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error (RFC 9457). `type` is stable; `errors` lists every field at fault, up to 100."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    errors: list[ProblemFault] = []
+
+
+def status_of(error: MultiarmError) -> int:
+    if isinstance(error, errors.BatchRejected):
+        return status_of(error.worst)
+    return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+
+
+def problem(error: MultiarmError) -> Answer:
+    """The answer for an error of ours."""
+    status = status_of(error)
+    kind = error.worst if isinstance(error, errors.BatchRejected) else error
+    headers = []
+    if isinstance(kind, errors.Unavailable):
+        headers.append((b"retry-after", str(kind.retry_after_s).encode()))
+    return answer(status, kind.type, kind.title, str(error), faults=listed(error, status), headers=headers)
+
+
+def listed(error: MultiarmError, status: int) -> Sequence[Fault]:
+    if isinstance(error, errors.BatchRejected):
+        return error.faults
+    return faults_of(error) if status == HTTPStatus.UNPROCESSABLE_ENTITY else ()
+
+
+def answer(
+    status: int,
+    type_: str,
+    title: str,
+    detail: str,
+    *,
+    faults: Sequence[Fault] = (),
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> Answer:
+    body = Problem(TYPE_PREFIX + type_, title, status, detail, [ProblemFault(*fault) for fault in faults])
+    return Answer(msgspec.json.encode(body), status, (*headers, (b"content-type", b"application/problem+json")))
+
+
+# --- Litestar's exception handlers --------------------------------------------------------------------------
+
+
+def on_multiarm_error(_request: Request[Any, Any, Any], error: MultiarmError) -> Any:
+    return problem(error)
+
+
+def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Any:
+    """What the framework itself refuses: no such route, a method that it does not have."""
+    status = HTTPStatus(error.status_code)
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
+    ]
+    details = {
+        404: "There is no such route; /docs lists them all.",
+        405: f"{request.method} is not among the methods of this route; the Allow header lists them.",
+    }
+    slug = "method-not-allowed" if isinstance(error, MethodNotAllowedException) else slug_of(status)
+    return answer(status, slug, status.phrase, details.get(status, error.detail), headers=headers)
+
+
+def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Any:
+    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return answer(500, "internal-error", "Internal error", "This is a fault of the server; its log says more.")
+
+
+def slug_of(status: HTTPStatus) -> str:
+    return status.phrase.lower().replace(" ", "-")

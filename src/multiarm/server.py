@@ -1,0 +1,212 @@
+"""The composition root: builds the actors, starts them in order, stops them in reverse."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import sqlalchemy as sa
+import structlog
+import uvicorn
+from litestar.types import ASGIApp
+
+from multiarm.domain.decision import DecisionSigner
+from multiarm.domain.errors import StartError
+from multiarm.http.app import build_app
+from multiarm.service.accountant import Accountant
+from multiarm.service.health import RestartPolicy
+from multiarm.service.housekeeping import Housekeeping
+from multiarm.service.state_store import StateStore
+from multiarm.service.supervisor import Supervisor
+from multiarm.settings import Settings
+from multiarm.storage import experiments as db
+from multiarm.storage.data_directory import DataDirectory
+from multiarm.storage.engine import create_engine, migrate, sqlite_url, transact
+from multiarm.storage.ledger import Ledger
+
+log = structlog.get_logger()
+
+SECONDS_A_DAY = 86_400
+BACKLOG_CONNECTIONS = 2048
+SWITCH_INTERVAL_S = 0.001  # how long a thread may keep the loop waiting for the interpreter
+
+
+class Running(NamedTuple):
+    """A server that answers: where, and with how many experiments."""
+
+    url: str
+    experiment_count: int
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a signal that asks it to stop is not raised again after a clean stop: the exit status is 0."""
+
+    stopping = False
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, _frame: object) -> None:
+        self.stopping = True
+        super().handle_exit(sig, None)
+
+
+def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: None) -> None:
+    """Run until SIGTERM or SIGINT. StartError where it cannot start."""
+    os.umask(0o077)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with (
+        contextlib.closing(bound_socket(settings.host, settings.port)) as listener,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
+        runner.run(run_server(settings, listener, on_started))
+
+
+async def run_server(settings: Settings, listener: socket.socket, on_started: Callable[[Running], None]) -> None:
+    async with actors(settings) as (supervisor, accountant, store):
+
+        def not_ready() -> str | None:
+            if server.stopping:
+                return "The server is shutting down."
+            return None if store.available else "The database does not answer."
+
+        server = Server(uvicorn_config(build_app(supervisor, accountant, settings, not_ready), settings))
+        gc.collect()
+        gc.freeze()
+        on_started(Running(url_of(listener), len(supervisor.experiments)))
+        await server.serve(sockets=[listener])
+        log.info("stopping")
+    log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def actors(settings: Settings) -> AsyncIterator[tuple[Supervisor, Accountant, StateStore]]:
+    """Start the actors in order; stop them in reverse, each after it has finished what waits."""
+    async with contextlib.AsyncExitStack() as stack:
+        directory = stack.enter_context(DataDirectory(settings.data_path))
+        engine = create_engine(sqlite_url(directory.database), timeout_s=settings.database_timeout_s)
+        signer = open_database(engine)
+        accountant = build_accountant(directory, settings)
+        accountant.start()
+        stack.push_async_callback(asyncio.to_thread, accountant.stop, settings.shutdown_timeout_s)
+        store = StateStore(
+            engine,
+            directory.node,
+            mailbox_size_updates=settings.store_mailbox_size_updates,
+            group_limit_updates=settings.store_group_limit_updates,
+        )
+        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="allocator"))
+        supervisor = build_supervisor(store, accountant, signer, executor, settings)
+        store.start(asyncio.get_running_loop(), supervisor.show)
+        stack.push_async_callback(store.stop, settings.shutdown_timeout_s)
+        await supervisor.load()
+        stack.push_async_callback(supervisor.health.stop)
+        housekeeping = Housekeeping(
+            supervisor,
+            store,
+            draw_count_interval_s=settings.draw_count_interval_s,
+            health_interval_s=settings.health_interval_s,
+            retention_interval_s=settings.retention_interval_s,
+            reward_retention_s=settings.reward_retention_days * SECONDS_A_DAY,
+        )
+        housekeeping.start()
+        stack.push_async_callback(housekeeping.stop)
+        yield supervisor, accountant, store
+
+
+def open_database(engine: sa.Engine) -> DecisionSigner:
+    """Bring the database up to date, and load the signing keys, made at the first start."""
+    try:
+        with engine.connect() as connection:
+            migrate(connection)
+            keys, current = transact(connection, partial(db.load_keys, now=time.time()))
+    except sa.exc.DBAPIError as error:
+        raise StartError(f"The database cannot be opened: {error.orig}.") from error
+    return DecisionSigner(keys, current)
+
+
+def build_accountant(directory: DataDirectory, settings: Settings) -> Accountant:
+    ledger = Ledger(
+        directory.ledger,
+        segment_s=settings.ledger_segment_s,
+        segment_limit_bytes=settings.ledger_segment_limit_bytes,
+    )
+    return Accountant(
+        ledger,
+        mailbox_size_rows=settings.ledger_mailbox_size_rows,
+        flush_interval_s=settings.ledger_flush_interval_s,
+        retention_days=settings.ledger_retention_days,
+    )
+
+
+def build_supervisor(
+    store: StateStore, accountant: Accountant, signer: DecisionSigner, executor: ThreadPoolExecutor, settings: Settings
+) -> Supervisor:
+    return Supervisor(
+        store,
+        accountant,
+        signer,
+        executor,
+        limits=db.Limits(settings.experiment_limit, settings.arm_limit, settings.arms_ever_limit),
+        restart_policy=RestartPolicy(
+            settings.restart_backoff_s, settings.restart_backoff_limit_s, settings.quarantine_failures
+        ),
+        budget_share=settings.allocation_budget_share,
+        inline_limit_s=settings.allocation_inline_limit_s,
+        decision_lifetime_s=settings.reward_retention_days * SECONDS_A_DAY,
+    )
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(max(settings.shutdown_timeout_s, 1)),
+        backlog=BACKLOG_CONNECTIONS,
+    )
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS)
+    except OSError as error:
+        raise StartError(
+            f"It cannot listen on {host}, port {port}: {error.strerror or error}; choose another with --host or --port."
+        ) from None
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

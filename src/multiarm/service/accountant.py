@@ -1,0 +1,240 @@
+"""The accountant: takes what happened from the event loop and keeps the ledger, on a thread of its own.
+
+Whatever becomes of the disk, nobody waits for the ledger and nothing but the ledger suffers: rows that cannot be
+kept are dropped, counted and reported.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+import structlog
+
+from multiarm.storage.ledger import DecisionRow, Ledger, RequestRow, RewardRow, Row, Table
+
+RowT = TypeVar("RowT", bound=Row)
+
+_REPORT_INTERVAL_S = 60.0
+_QUIET_S = 10.0  # without a drop, before the drops are over
+_RETRY_INTERVAL_S = 60.0
+_PRUNE_INTERVAL_S = 3600.0
+
+log = structlog.get_logger()
+
+
+class Accountant:
+    """Records rows without ever blocking or raising; flushes them to the ledger every `flush_interval_s`.
+
+    Args:
+        ledger: used by this thread alone, once started.
+        mailbox_size_rows: how many rows of each table may wait; more are dropped.
+        flush_interval_s: > 0; a crash costs the rows of about this long.
+        retention_days: ≥ 1; older dates are removed, at the start and then hourly.
+        clock: seconds since the epoch.
+
+    `record_decision`, `record_reward`, `record_rewards` and `record_request` are for one thread, the event loop's.
+    A row is a tuple in the order of the table's columns, see `multiarm.storage.ledger`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        mailbox_size_rows: int,
+        flush_interval_s: float,
+        retention_days: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._flush_interval_s = flush_interval_s
+        self._retention_days = retention_days
+        self._clock = clock
+        decisions: Mailbox[DecisionRow] = Mailbox(mailbox_size_rows)
+        rewards: Mailbox[RewardRow] = Mailbox(mailbox_size_rows)
+        requests: Mailbox[RequestRow] = Mailbox(mailbox_size_rows)
+        # The mailboxes' own methods: a method here that passes the row on would double the cost.
+        self.record_decision: Callable[[DecisionRow], None] = decisions.put
+        self.record_reward: Callable[[RewardRow], None] = rewards.put
+        self.record_rewards: Callable[[Sequence[RewardRow]], None] = rewards.put_all
+        self.record_request: Callable[[RequestRow], None] = requests.put
+        self._books = (Book("decisions", decisions), Book("rewards", rewards), Book("requests", requests))
+        self._stopping = threading.Event()
+        self._give_up_at = float("inf")
+        self._prune_at = self._compact_at = self._flushed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="multiarm-accountant", daemon=True)
+
+    def start(self) -> None:
+        """Begin; what a crash left half-written is recovered beside the first flushes."""
+        self._flushed_at = time.monotonic()
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Flush, compact and close; whether the thread ended in time.
+
+        Compaction that `timeout_s` leaves no room for is done at the next start. Rows recorded from now on are
+        dropped.
+        """
+        self._give_up_at = time.monotonic() + timeout_s
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def dropped(self) -> Mapping[Table, int]:
+        """Rows that are not in the ledger, since the start: of a full mailbox, a failing disk or a wrong type."""
+        return {book.table: book.dropped_count for book in self._books}
+
+    @property
+    def written(self) -> Mapping[Table, int]:
+        """Rows that are on disk, since the start."""
+        return {book.table: book.written_count for book in self._books}
+
+    @property
+    def lag_s(self) -> float:
+        """No row has waited longer than this: what a crash at this moment would cost."""
+        return time.monotonic() - self._flushed_at
+
+    def _run(self) -> None:
+        self._attempt(self._recover)
+        while not self._stopping.is_set():
+            flush_at = time.monotonic() + self._flush_interval_s
+            self._flush()
+            self._attempt(self._prune)
+            self._attempt(self._compact, flush_at)
+            self._stopping.wait(flush_at - time.monotonic())
+        for book in self._books:
+            book.mailbox.limit_rows = 0
+        self._flush()
+        self._attempt(self._ledger.close)
+        self._compact_at = 0.0
+        self._attempt(self._compact, self._give_up_at)
+
+    def _flush(self) -> None:
+        began_at = time.monotonic()
+        now = self._clock()
+        for book in self._books:
+            self._attempt(book.flush, self._ledger, now)
+        self._flushed_at = began_at
+        self._attempt(self._ledger.rotate, now)
+
+    def _recover(self) -> None:
+        if segment_count := self._ledger.recover():
+            log.info("ledger_recovery_began", segment_count=segment_count)
+
+    def _prune(self) -> None:
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_INTERVAL_S
+            for path in self._ledger.prune(self._clock(), self._retention_days):
+                log.info("ledger_partition_removed", path=str(path))
+
+    def _compact(self, deadline: float) -> None:
+        """Until the deadline, a row group at a time: flushes must not wait for it."""
+        while self._ledger.backlog_count and self._compact_at <= time.monotonic() < deadline:
+            try:
+                done = self._ledger.compact_step()
+            except Exception:
+                self._compact_at = time.monotonic() + _RETRY_INTERVAL_S
+                raise
+            if done is not None and done.lost_bytes:
+                log.warning("ledger_tail_lost", path=str(done.path), lost_bytes=done.lost_bytes)
+
+    def _attempt(self, step: Callable[..., None], *args: object) -> None:
+        """One failed step, even of the log itself, must not end the thread."""
+        try:
+            step(*args)
+        except Exception as error:
+            with suppress(Exception):
+                log.warning("ledger_step_failed", error=repr(error), backlog_count=self._ledger.backlog_count)
+
+
+class Mailbox(Generic[RowT]):
+    """Rows from one thread to another, without a lock or a wake-up: each use of the list is one atomic step."""
+
+    def __init__(self, limit_rows: int) -> None:
+        self.limit_rows = limit_rows
+        self.overflow_count = 0
+        self._rows: list[RowT] = []
+
+    def put(self, row: RowT) -> None:
+        """Leave a row, or drop and count it where the mailbox is full."""
+        rows = self._rows
+        if len(rows) < self.limit_rows:
+            rows.append(row)
+        else:
+            self.overflow_count += 1
+
+    def put_all(self, rows: Sequence[RowT]) -> None:
+        """Leave as many as there is room for; the last are dropped and counted."""
+        room = max(self.limit_rows - len(self._rows), 0)
+        self._rows.extend(rows[:room])
+        self.overflow_count += len(rows[room:])
+
+    def take(self) -> list[RowT]:
+        """All that is there; a row that arrives meanwhile stays for the next time."""
+        rows = self._rows[:]
+        del self._rows[: len(rows)]
+        return rows
+
+
+class Book(Generic[RowT]):
+    """One table of the ledger: what waits for it and what became of the rows."""
+
+    def __init__(self, table: Table, mailbox: Mailbox[RowT]) -> None:
+        self.table: Table = table
+        self.mailbox = mailbox
+        self.written_count = 0
+        self._failed_count = 0
+        self._report = DropReport(table)
+
+    @property
+    def dropped_count(self) -> int:
+        return self.mailbox.overflow_count + self._failed_count
+
+    def flush(self, ledger: Ledger, now: float) -> None:
+        rows = self.mailbox.take()
+        written_count, reason = 0, "a row does not fit the columns"
+        if rows:
+            try:
+                written_count = ledger.write(self.table, rows, now)
+            except Exception as error:
+                reason = str(error)
+        failed_count = len(rows) - written_count
+        self.written_count += written_count
+        self._failed_count += failed_count
+        self._report.observe(
+            self.dropped_count,
+            written_count,
+            reason if failed_count else "the mailbox is full",
+            time.monotonic(),
+        )
+
+
+class DropReport:
+    """Says that a table loses rows: at once, every minute while it lasts, and when it is over."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._seen_count = 0
+        self._count_before: int | None = None  # None: nothing is being dropped
+        self._report_at = self._dropped_at = 0.0
+        self._writes_again = False
+
+    def observe(self, dropped_count: int, written_count: int, reason: str, now: float) -> None:
+        """After each flush: all that was dropped so far, and what this flush wrote. `now` is monotonic."""
+        before, self._seen_count = self._seen_count, dropped_count
+        if dropped_count > before:
+            if self._count_before is None:
+                self._count_before, self._report_at = before, now
+            self._dropped_at, self._writes_again = now, False
+            if now >= self._report_at:
+                self._report_at = now + _REPORT_INTERVAL_S
+                count = dropped_count - self._count_before
+                log.warning("ledger_rows_dropped", table=self._table, dropped_count=count, reason=reason)
+        elif self._count_before is not None:
+            self._writes_again = self._writes_again or written_count > 0
+            if self._writes_again and now >= self._dropped_at + _QUIET_S:
+                count, self._count_before = dropped_count - self._count_before, None
+                log.info("ledger_rows_kept_again", table=self._table, dropped_count=count)

@@ -1,0 +1,55 @@
+"""What is wrong with a batch: every fault with its path and type, and which of them decides the answer."""
+
+from multiarm.domain.errors import (
+    BatchRejected,
+    Fault,
+    Gone,
+    Invalid,
+    InvalidField,
+    InvalidRequest,
+    MultiarmError,
+    NotFound,
+)
+
+FAULT_LIMIT = 100
+_PRECEDENCE: tuple[type[MultiarmError], ...] = (Invalid, NotFound, Gone)
+
+
+class BatchFaults:
+    """Collects faults. The batch is answered as the first of 422, 404 and 410 that occurs; 100 faults are listed."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.faulty_count = 0
+        self._worst: MultiarmError | None = None
+
+    def add(self, index: int, error: MultiarmError) -> None:
+        """Update number `index` is at fault. What is no fault of the request (503, say) is raised at once."""
+        if not isinstance(error, _PRECEDENCE):
+            raise error
+        self.faulty_count += 1
+        if self._worst is None or rank(error) < rank(self._worst):
+            self._worst = error
+        room = FAULT_LIMIT - len(self.faults)
+        self.faults.extend(faults_of(error, f"updates[{index}]")[:room])
+
+    def raise_any(self) -> None:
+        """BatchRejected where there was a fault."""
+        if self._worst is not None:
+            raise BatchRejected(self._worst, self.faults, self.faulty_count)
+
+
+def rank(error: MultiarmError) -> int:
+    return next(place for place, kind in enumerate(_PRECEDENCE) if isinstance(error, kind))
+
+
+def faults_of(error: MultiarmError, prefix: str = "") -> list[Fault]:
+    """The error as faults, their paths below `prefix`."""
+    if isinstance(error, InvalidRequest):
+        return [fault._replace(path=joined(prefix, fault.path)) for fault in error.faults]
+    path = error.field if isinstance(error, InvalidField) else getattr(error, "path", "")
+    return [Fault(joined(prefix, path), error.type, str(error))]
+
+
+def joined(prefix: str, path: str) -> str:
+    return f"{prefix}.{path}" if prefix and path else prefix or path

@@ -1,0 +1,51 @@
+"""A bounded mailbox between the event loop and an actor's own thread."""
+
+from collections import deque
+from threading import Condition
+from typing import Generic, TypeVar
+
+from multiarm.domain.errors import Busy, StoreUnavailable
+
+M = TypeVar("M")
+
+
+class Mailbox(Generic[M]):
+    """First in, first out; bounded by the weight of what waits, not by time. `put` never blocks."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.waiting = 0
+        self._messages: deque[tuple[M, int]] = deque()
+        self._changed = Condition()
+        self._closed = False
+
+    def put(self, message: M, weight: int = 1) -> None:
+        """Busy where it would grow past its capacity; a lone message always fits."""
+        with self._changed:
+            if self._closed:
+                raise StoreUnavailable("The server is shutting down.")
+            if self.waiting and self.waiting + weight > self.capacity:
+                raise Busy(f"{self.waiting} updates wait for the database already; try again in a moment.")
+            self._messages.append((message, weight))
+            self.waiting += weight
+            self._changed.notify()
+
+    def take(self, limit: int) -> list[M]:
+        """Wait for messages; as many as weigh `limit` together, one at least. Empty once closed and drained."""
+        with self._changed:
+            while not self._messages and not self._closed:
+                self._changed.wait()
+            taken: list[M] = []
+            weight = 0
+            while self._messages and (not taken or weight + self._messages[0][1] <= limit):
+                message, its_weight = self._messages.popleft()
+                taken.append(message)
+                weight += its_weight
+            self.waiting -= weight
+            return taken
+
+    def close(self) -> None:
+        """Take no more; what waits is still handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,206 @@
+"""The StateStore: owns the database, in its own thread. What waits is committed as one group."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from multiarm.domain.errors import CommitUnknown, StoreUnavailable
+from multiarm.domain.evidence import Row
+from multiarm.service.mailbox import Mailbox
+from multiarm.storage.engine import is_lost, transact
+from multiarm.storage.rewards import GroupResult, Outcome, UpdateRequest, commit_updates
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+ShownRows = dict[int, tuple[int, dict[int, Row]]]
+Reply = Callable[[Any], None]
+
+
+class UpdateMessage(NamedTuple):
+    request: UpdateRequest
+    reply: Reply
+
+
+class WorkMessage(NamedTuple):
+    """Any other transaction, administrative or reading: never grouped."""
+
+    work: Callable[[Connection], Any]
+    reply: Reply
+
+
+Message = UpdateMessage | WorkMessage
+
+
+class StateStore:
+    """All access to the database, in order, through one bounded mailbox.
+
+    Replies are called on the event loop, in the order of the commits, after `on_rows` has shown what a group
+    changed: with the result, or with the exception that says why nothing was changed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        node: int,
+        *,
+        mailbox_size_updates: int = 100_000,
+        group_limit_updates: int = 10_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.node = node
+        self.available = True
+        self._engine = engine
+        self._mailbox: Mailbox[Message] = Mailbox(mailbox_size_updates)
+        self._group_limit = group_limit_updates
+        self._clock = clock
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="state-store", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop, on_rows: Callable[[ShownRows], None]) -> None:
+        self._loop = loop
+        self._on_rows = on_rows
+        self._thread.start()
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Finish what waits, then close the database."""
+        self._mailbox.close()
+        await asyncio.to_thread(self._thread.join, timeout_s)
+
+    # --- on the event loop -------------------------------------------------------------------------------------
+
+    def update(self, request: UpdateRequest, reply: Reply) -> None:
+        """Enqueue; Busy where the mailbox is full. `reply` gets list[bool], for each increment whether it was new."""
+        self._mailbox.put(UpdateMessage(request, reply), len(request.increments))
+
+    async def run(self, work: Callable[[Connection], T], then: Callable[[T], object] | None = None) -> T:
+        """Run `work` in a transaction of its own. `then` gets its result on the loop, in step with the commits.
+
+        `then` is called even where the caller has gone by then.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def reply(result: T | BaseException) -> None:
+            if then is not None and not isinstance(result, BaseException):
+                then(result)
+            settle(future, result)
+
+        self._mailbox.put(WorkMessage(work, reply))
+        return await future
+
+    # --- in the thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while messages := self._mailbox.take(self._group_limit):
+            for is_update, group in groupby(messages, key=lambda message: isinstance(message, UpdateMessage)):
+                if is_update:
+                    self._commit_group([message for message in group if isinstance(message, UpdateMessage)])
+                else:
+                    for message in group:
+                        self._work(message)
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
+
+    def _work(self, message: Message) -> None:
+        assert isinstance(message, WorkMessage)
+        try:
+            result = transact(self._connected(), message.work)
+        except Exception as error:
+            result = self._explained(error)
+        self._deliver({}, [(message.reply, result)])
+
+    def _commit_group(self, messages: Sequence[UpdateMessage]) -> None:
+        requests = [message.request for message in messages]
+        work = partial(commit_updates, node=self.node, requests=requests, now=self._clock())
+        try:
+            result = transact(self._connected(), work)
+        except Exception as error:
+            if is_lost(error):
+                result = GroupResult([self._explained(error)] * len(requests), {})
+            else:
+                log.warning("group_failed", error=repr(error), request_count=len(requests))
+                result = self._commit_one_by_one(requests)
+        outcomes = zip((message.reply for message in messages), result.outcomes, strict=True)
+        self._deliver(result.rows, outcomes)
+
+    def _commit_one_by_one(self, requests: Sequence[UpdateRequest]) -> GroupResult:
+        """Each request in a savepoint, so that a bad one fails alone."""
+
+        def work(connection: Connection) -> GroupResult:
+            outcomes: list[Outcome] = []
+            rows: ShownRows = {}
+            for request in requests:
+                try:
+                    with connection.begin_nested():
+                        single = commit_updates(connection, self.node, [request], self._clock())
+                except Exception as error:
+                    if is_lost(error):
+                        raise
+                    outcomes.append(error)
+                    continue
+                outcomes.extend(single.outcomes)
+                for uid, (epoch, shown) in single.rows.items():
+                    rows.setdefault(uid, (epoch, {}))[1].update(shown)
+            return GroupResult(outcomes, rows)
+
+        try:
+            return transact(self._connected(), work)
+        except Exception as error:
+            return GroupResult([self._explained(error)] * len(requests), {})
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error for the caller; a connection that may be broken is given up."""
+        if not is_lost(error):
+            return error
+        log.error("database_failed", error=repr(error))
+        self._give_up_connection()
+        if isinstance(error, CommitUnknown):
+            return error
+        return StoreUnavailable("The database does not answer; nothing was changed. Try again in a moment.")
+
+    def _give_up_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.invalidate()
+            connection.close()
+        except Exception as error:
+            log.warning("database_close_failed", error=repr(error))
+
+    def _deliver(self, rows: ShownRows, outcomes: Iterable[tuple[Reply, Any]]) -> None:
+        """One wake-up of the loop for the whole group."""
+
+        def on_loop() -> None:
+            self._on_rows(rows)
+            for reply, outcome in outcomes:
+                self.available = not isinstance(outcome, StoreUnavailable)
+                reply(outcome)
+
+        try:
+            self._loop.call_soon_threadsafe(on_loop)
+        except RuntimeError:  # the loop is closed: nobody waits for the answer any more
+            log.warning("reply_dropped")
+
+
+def settle(future: "asyncio.Future[T]", result: T | BaseException) -> None:
+    """Resolve a future, unless whoever awaited it has gone."""
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

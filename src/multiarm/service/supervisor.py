@@ -1,0 +1,334 @@
+"""The Supervisor: the experiments by id. It creates, deletes and dispatches; each experiment decides for itself.
+
+Changes of state go through the StateStore, and show in memory in its `then`: after the commit, in order, and also
+where the caller has gone meanwhile.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from multiarm.domain.arm import Arm
+from multiarm.domain.decision import DecisionSigner
+from multiarm.domain.errors import (
+    CommitUnknown,
+    ExperimentGone,
+    ExperimentNotFound,
+    ExperimentRestarting,
+    InvalidDecision,
+    MultiarmError,
+    StaleEpoch,
+)
+from multiarm.domain.experiment import Decision, Experiment, ExperimentState, ForeignDecision, Increment
+from multiarm.domain.snapshot import ArmStatistics
+from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, check_creation
+from multiarm.service.accountant import Accountant
+from multiarm.service.allocator import Allocator, Budget
+from multiarm.service.batch import BatchFaults
+from multiarm.service.health import HealthKeeper, RestartPolicy
+from multiarm.service.state_store import ShownRows, StateStore, settle
+from multiarm.storage import experiments as db
+from multiarm.storage.rewards import Outcome, UpdateRequest
+
+log = structlog.get_logger()
+
+BATCH_SLICE_UPDATES = 250  # validated between two turns of the loop
+
+
+class Supervisor:
+    """Owns the experiments. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        accountant: Accountant,
+        signer: DecisionSigner,
+        executor: Executor,
+        *,
+        limits: db.Limits,
+        restart_policy: RestartPolicy,
+        budget_share: float = 0.05,
+        inline_limit_s: float = 0.001,
+        decision_lifetime_s: float = float("inf"),
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.clock = clock
+        self.experiments: dict[str, Experiment] = {}
+        self.by_uid: dict[int, Experiment] = {}
+        self._store = store
+        self._accountant = accountant
+        self._signer = signer
+        self._executor = executor
+        self._limits = limits
+        self._decision_lifetime_s = decision_lifetime_s
+        self._rng = rng or random.Random()
+        self._reload_first: set[int] = set()
+        self.health = HealthKeeper(restart_policy, self.reload, clock=clock)
+        self._allocator = Allocator(
+            Budget(budget_share), executor, inline_limit_s=inline_limit_s, on_failure=self.health.failed
+        )
+
+    # --- finding ------------------------------------------------------------------------------------------------
+
+    def experiment(self, experiment_id: str) -> Experiment:
+        """The live experiment of that id, or ExperimentNotFound."""
+        try:
+            return self.experiments[experiment_id]
+        except KeyError:
+            raise ExperimentNotFound(experiment_id) from None
+
+    async def load(self) -> None:
+        """Load every experiment from the store: once, at start."""
+        await self._store.run(partial(db.load_experiments, node=self._store.node), self._put_all)
+
+    async def reload(self, experiment: Experiment) -> bool:
+        """Replace an experiment's memory with its stored state. False where it is deleted."""
+        uid = experiment.state.uid
+
+        def then(state: ExperimentState | None) -> None:
+            self._reload_first.discard(uid)
+            if state is not None:
+                experiment.load(state)
+
+        work = partial(db.load_experiment, node=self._store.node, uid=uid)
+        return await self._store.run(work, then) is not None
+
+    def show(self, rows: ShownRows) -> None:
+        """Memory replaces what a group changed; the store calls this after each commit."""
+        for uid, (epoch, shown) in rows.items():
+            experiment = self.by_uid.get(uid)
+            if experiment is not None and experiment.state.epoch == epoch:
+                experiment.show(shown)
+
+    # --- administration ---------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateExperiment) -> str:
+        check_creation(request)
+        experiment_id = request.experiment_id or str(uuid.uuid4())
+        work = partial(
+            db.create_experiment,
+            request=request,
+            experiment_id=experiment_id,
+            now=self.clock(),
+            limits=self._limits,
+        )
+        await self._store.run(work, self._put)
+        return experiment_id
+
+    async def delete(self, experiment_id: str) -> None:
+        uid = self.experiment(experiment_id).state.uid
+        await self._store.run(partial(db.mark_deleted, uid=uid, now=self.clock()), self._drop)
+
+    async def clear(self) -> None:
+        await self._store.run(partial(db.mark_deleted, uid=None, now=self.clock()), self._drop)
+
+    async def reset(self, experiment_id: str) -> None:
+        experiment = self.experiment(experiment_id)
+        await self._lift_quarantine(experiment)
+        work = partial(db.reset, uid=experiment.state.uid, now=self.clock())
+        await self._store.run(work, experiment.reset)
+
+    async def set_enabled(self, experiment_id: str, enabled: bool) -> None:
+        experiment = self.experiment(experiment_id)
+        if enabled:
+            await self._lift_quarantine(experiment)
+        work = partial(db.set_enabled, uid=experiment.state.uid, enabled=enabled, now=self.clock())
+        await self._store.run(work, lambda _: experiment.set_enabled(enabled))
+
+    async def add_arm(self, experiment_id: str, spec: ArmSpec) -> str:
+        experiment = self.experiment(experiment_id)
+        work = partial(db.add_arm, uid=experiment.state.uid, spec=spec, now=self.clock(), limits=self._limits)
+        return (await self._store.run(work, experiment.put_arm)).arm_id
+
+    async def delete_arm(self, experiment_id: str, arm_id: str) -> None:
+        await self._change_arm(experiment_id, arm_id, deleted=True)
+
+    async def set_arm_enabled(self, experiment_id: str, arm_id: str, enabled: bool) -> None:
+        await self._change_arm(experiment_id, arm_id, enabled=enabled)
+
+    async def _change_arm(self, experiment_id: str, arm_id: str, **change: bool) -> None:
+        experiment = self.experiment(experiment_id)
+
+        def work(connection: Connection) -> Arm:
+            return db.change_arm(connection, experiment.state.uid, arm_id, self.clock(), **change)
+
+        await self._store.run(work, experiment.put_arm)
+
+    async def _lift_quarantine(self, experiment: Experiment) -> None:
+        if not self.health.is_running(experiment.state.uid):
+            await self.reload(experiment)
+            self.health.forget(experiment.state.uid)
+
+    # --- the hot path -------------------------------------------------------------------------------------------
+
+    def draw(self, experiment_id: str) -> Decision:
+        """Answer a draw from memory: no lock, no await, no disk."""
+        experiment = self.experiment(experiment_id)
+        state = experiment.state
+        self.health.require_running(state.uid)
+        try:
+            decision = experiment.draw(self.clock(), self._rng)
+        except MultiarmError:
+            raise
+        except Exception as error:
+            self.health.failed(experiment, error)
+            raise ExperimentRestarting("It failed at this draw and is restarted from its stored state.") from error
+        arm, propensity, _, is_random, now, unique = decision
+        self._accountant.record_decision(
+            (now, state.experiment_id, state.uid, state.epoch, arm.arm_id, arm.number, propensity, is_random, unique)
+        )
+        return decision
+
+    async def update(self, experiment_id: str, update: Update) -> bool:
+        """Count one reward, durably. False where it was counted before."""
+        experiment = await self._ready(experiment_id)
+        now = self.clock()
+        increment = self._credit(experiment, update, now)
+        return (await self._commit(experiment, [increment], now))[0]
+
+    async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
+        """Count a batch, all or nothing; returns how many were new.
+
+        An update that could not even be decoded is None, and `faults` has it already. BatchRejected lists them all.
+        """
+        experiment = await self._ready(experiment_id)
+        epoch = experiment.state.epoch
+        now = self.clock()
+        increments: list[Increment] = []
+        for start in range(0, len(updates), BATCH_SLICE_UPDATES):
+            if start:
+                await asyncio.sleep(0)
+            for index, update in enumerate(updates[start : start + BATCH_SLICE_UPDATES], start):
+                if update is None:
+                    continue
+                try:
+                    increments.append(self._credit(experiment, update, now))
+                except MultiarmError as error:
+                    faults.add(index, error)
+        faults.raise_any()
+        if self.by_uid.get(experiment.state.uid) is not experiment:
+            raise ExperimentNotFound(experiment_id)
+        if experiment.state.epoch != epoch:
+            raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
+        return sum(await self._commit(experiment, increments, now))
+
+    def _credit(self, experiment: Experiment, update: Update, now: float) -> Increment:
+        try:
+            return experiment.credit(update, now)
+        except MultiarmError:
+            raise
+        except ForeignDecision as foreign:
+            if foreign.uid in self.by_uid:
+                raise InvalidDecision("It belongs to another experiment; send it there.") from None
+            raise ExperimentGone("The experiment that drew it was deleted; drop it.") from None
+        except Exception as error:
+            self.health.failed(experiment, error)
+            raise ExperimentRestarting("It failed at this reward; nothing was counted. Try again.") from error
+
+    def _commit(
+        self, experiment: Experiment, increments: Sequence[Increment], now: float
+    ) -> "asyncio.Future[list[bool]]":
+        """Enqueue for the group commit; the future resolves after memory has been shown the rows."""
+        state = experiment.state
+        future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+
+        def reply(outcome: Outcome) -> None:
+            if isinstance(outcome, CommitUnknown):
+                self._reload_first.add(state.uid)
+            if not isinstance(outcome, BaseException):
+                self._accountant.record_rewards(reward_rows(state, increments, outcome, now))
+            settle(future, outcome)
+
+        self._store.update(UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now), reply)
+        return future
+
+    async def _ready(self, experiment_id: str) -> Experiment:
+        """The experiment, loaded again first where its last commit's outcome is not known."""
+        experiment = self.experiment(experiment_id)
+        if experiment.state.uid in self._reload_first and not await self.reload(experiment):
+            raise ExperimentNotFound(experiment_id)
+        return experiment
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    async def stats(self, experiment_id: str) -> dict[str, ArmStatistics]:
+        """Computed from the evidence as it stands; counts and means of the store where the experiment fails."""
+        experiment = self.experiment(experiment_id)
+        if self.health.is_running(experiment.state.uid):
+            snapshot = experiment.snapshot(self.clock())
+            try:
+                if len(snapshot.arms) * 1e-4 <= 1e-3:
+                    return snapshot.statistics()
+                return await asyncio.get_running_loop().run_in_executor(self._executor, snapshot.statistics)
+            except Exception as error:
+                self.health.failed(experiment, error)
+        stored = await self._store.run(partial(db.load_experiment, node=self._store.node, uid=experiment.state.uid))
+        if stored is None:
+            raise ExperimentNotFound(experiment_id)
+        return self._in_memory(stored).snapshot(self.clock()).statistics(counts_only=True)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _in_memory(self, state: ExperimentState) -> Experiment:
+        experiment = Experiment(
+            spec=state.spec,
+            signer=self._signer,
+            refresh=self._allocator.refresh,
+            decision_lifetime_s=self._decision_lifetime_s,
+        )
+        experiment.load(state)
+        return experiment
+
+    def _put(self, state: ExperimentState) -> None:
+        experiment = self._in_memory(state)
+        self.experiments[state.experiment_id] = experiment
+        self.by_uid[state.uid] = experiment
+
+    def _put_all(self, states: Sequence[ExperimentState]) -> None:
+        for state in states:
+            self._put(state)
+
+    def _drop(self, uids: Sequence[int]) -> None:
+        for uid in uids:
+            experiment = self.by_uid.pop(uid, None)
+            if experiment is None:
+                continue
+            if self.experiments.get(experiment.state.experiment_id) is experiment:
+                del self.experiments[experiment.state.experiment_id]
+            self.health.forget(uid)
+            self._allocator.forget(uid)
+            self._reload_first.discard(uid)
+
+
+def reward_rows(
+    state: ExperimentState, increments: Sequence[Increment], news: Sequence[bool], received_at: float
+) -> list[tuple[Any, ...]]:
+    """Rows of the ledger's table `rewards`."""
+    experiment_id, uid, epoch = state.experiment_id, state.uid, state.epoch
+    return [
+        (
+            received_at,
+            experiment_id,
+            uid,
+            epoch,
+            increment.arm.arm_id,
+            increment.arm.number,
+            increment.reward,
+            increment.evidence_time,
+            increment.ts,
+            None if increment.key is None or increment.unique is not None else increment.key[2:],
+            increment.unique,
+            increment.propensity,
+            new,
+        )
+        for increment, new in zip(increments, news, strict=True)
+    ]

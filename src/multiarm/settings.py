@@ -1,0 +1,195 @@
+"""One settings object: defaults < TOML file < environment (MULTIARM_…) < command-line flags."""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from multiarm.domain.errors import StartError
+
+PREFIX = "MULTIARM_"
+TEST_PREFIX = "MULTIARM_TEST_"  # for the test suite, not for the server it starts
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every bound of the server, with its unit last in its name. `settings_table` lists them for people."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
+    data_dir: Annotated[str, Meta(min_length=1, description="Folder of the database, the ledger and the lock.")] = (
+        "data"
+    )
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="Names that `Host` and `Origin` may carry, without port; `*` allows all."),
+    ] = ("127.0.0.1", "localhost", "[::1]")
+    log_format: Annotated[Literal["human", "json"], Meta(description="Form of the log lines.")] = "human"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least level that is logged.")
+    ] = "info"
+
+    body_limit_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 30, description="Largest request body; larger ones get 413.")
+    ] = 8 << 20
+    batch_limit_updates: Annotated[int, Meta(ge=1, le=10_000, description="Most updates in one batch.")] = 10_000
+    payload_limit_bytes: Annotated[int, Meta(ge=2, le=1 << 20, description="Largest payload of an arm, as JSON.")] = (
+        8192
+    )
+    experiment_limit: Annotated[int, Meta(ge=1, le=1_000_000, description="Most experiments at a time.")] = 10_000
+    arm_limit: Annotated[int, Meta(ge=1, le=1_000, description="Most arms of one experiment at a time.")] = 1_000
+    arms_ever_limit: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Most arms ever added to one experiment, deleted ones included.")
+    ] = 10_000
+
+    store_mailbox_size_updates: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Updates that may wait for the database; beyond, 503.")
+    ] = 100_000
+    store_group_limit_updates: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Most updates committed in one transaction.")
+    ] = 10_000
+    database_timeout_s: Annotated[
+        float, Meta(ge=0.01, le=60, description="Longest wait for a locked database; then 503.")
+    ] = 5.0
+    reward_retention_days: Annotated[
+        float, Meta(ge=1, le=36_500, description="How long rewards and their keys are kept, and decisions accepted.")
+    ] = 30.0
+    retention_interval_s: Annotated[
+        float, Meta(ge=0.05, le=86_400, description="Time between two looks for rows past retention.")
+    ] = 60.0
+    draw_count_interval_s: Annotated[
+        float, Meta(ge=0.05, le=1, description="Time between two writes of the draw counts.")
+    ] = 1.0
+
+    allocation_budget_share: Annotated[
+        float, Meta(gt=0, le=1, description="Share of one core that recomputing allocations may take.")
+    ] = 0.05
+    allocation_inline_limit_s: Annotated[
+        float, Meta(ge=0, le=1, description="Costlier allocations are computed off the event loop.")
+    ] = 0.001
+
+    health_interval_s: Annotated[
+        float, Meta(ge=0.05, le=3600, description="Time between two checks of every experiment.")
+    ] = 5.0
+    restart_backoff_s: Annotated[
+        float, Meta(ge=0.001, le=60, description="Wait before the first restart of a failed experiment; doubles.")
+    ] = 0.1
+    restart_backoff_limit_s: Annotated[float, Meta(ge=0.001, le=3600, description="Longest such wait.")] = 30.0
+    quarantine_failures: Annotated[
+        int, Meta(ge=1, le=100, description="Failures in a row after which an experiment is set aside.")
+    ] = 5
+
+    ledger_mailbox_size_rows: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Rows of each table that may wait for the ledger; beyond, dropped.")
+    ] = 200_000
+    ledger_flush_interval_s: Annotated[
+        float, Meta(ge=0.01, le=1, description="Time between two writes of the ledger.")
+    ] = 0.5
+    ledger_segment_s: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="Age at which an open ledger file becomes Parquet.")
+    ] = 60.0
+    ledger_segment_limit_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 34, description="Size at which an open ledger file becomes Parquet.")
+    ] = 64 << 20
+    ledger_retention_days: Annotated[int, Meta(ge=1, le=36_500, description="How long the ledger is kept.")] = 90
+
+    shutdown_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=9, description="Longest wait for requests in flight at shutdown.")
+    ] = 5.0
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+
+class SettingRow(NamedTuple):
+    """A setting as people read about it."""
+
+    name: str
+    default: str
+    allowed: str
+    environment: str
+    help: str
+
+
+def load_settings(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Settings:
+    """Settings from all sources; flags that are None were not given.
+
+    Raises StartError that names the setting, where it came from and what is allowed.
+    """
+    known = {field.name: field for field in msgspec.structs.fields(Settings)}
+    values: dict[str, object] = {}
+    for source, name, value in sources(file, os.environ if environment is None else environment, flags or {}):
+        if name not in known:
+            raise StartError(f"{source}: there is no setting {name!r}; docs/settings.md lists them all.")
+        try:
+            values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
+        except msgspec.ValidationError:
+            raise StartError(
+                f"{source}: {name} = {value!r} is not allowed; it must be {allowed(known[name])}."
+            ) from None
+    return msgspec.convert(values, Settings)
+
+
+def sources(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]
+) -> Iterator[tuple[str, str, object]]:
+    """(source, name, value), the weakest source first."""
+    if file is not None:
+        for name, value in read_toml(file).items():
+            yield str(file), name, value
+    for variable, text in environment.items():
+        if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX):
+            name = variable.removeprefix(PREFIX).lower()
+            yield f"environment variable {variable}", name, text.split(",") if name == "allowed_hosts" else text
+    for name, flag in flags.items():
+        if flag is not None:
+            yield f"flag --{name.replace('_', '-')}", name, flag
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise StartError(f"The settings file {file} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartError(f"The settings file {file} is not TOML: {error}.") from None
+
+
+def settings_table() -> list[SettingRow]:
+    """All settings, in order."""
+    return [
+        SettingRow(
+            field.name,
+            ", ".join(field.default) if isinstance(field.default, tuple) else f"{field.default}",
+            allowed(field),
+            PREFIX + field.name.upper(),
+            described(field)[1].description or "",
+        )
+        for field in msgspec.structs.fields(Settings)
+    ]
+
+
+def described(field: msgspec.structs.FieldInfo) -> tuple[Any, Meta]:
+    """The bare type of a setting, and what is annotated to it."""
+    base, meta = field.type.__origin__, field.type.__metadata__[0]
+    return base, meta
+
+
+def allowed(field: msgspec.structs.FieldInfo) -> str:
+    """The allowed values in words: "a number from 0 to 1"."""
+    base, meta = described(field)
+    if base is str:
+        return "text"
+    if base is int or base is float:
+        kind = "a whole number" if base is int else "a number"
+        low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}"
+        return f"{kind} {low} to {meta.le:,}"
+    if base == tuple[str, ...]:
+        return "a list of names (in the environment separated by commas)"
+    return " or ".join(repr(choice) for choice in base.__args__)

@@ -1,0 +1,76 @@
+"""The data directory: locked by the one server that uses it, and named by its node id."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from multiarm.domain.errors import StartError
+
+LOCK_FILE = "lock"
+NODE_FILE = "node"
+
+
+class DataDirectory:
+    """Holds the lock from construction until `close`. StartError where another process has it, or it cannot be used.
+
+    The directory is 0700: who reads the database can forge rewards.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        self.path = path
+        if not create and not (path / LOCK_FILE).exists():
+            raise StartError(f"{path} is not a data directory of multiarm.")
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
+            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StartError(f"The data directory {path} cannot be used: {error.strerror}.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._lock)
+            raise StartError(
+                f"The data directory {path} is in use by process {owner}; stop it, or choose another --data-dir."
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self.node = self._load_node()
+
+    @property
+    def database(self) -> Path:
+        return self.path / "multiarm.db"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load_node(self) -> int:
+        """This directory's random 64-bit number, made at first use."""
+        file = self.path / NODE_FILE
+        try:
+            return int(file.read_text())
+        except FileNotFoundError:
+            node = int.from_bytes(os.urandom(8), signed=True)
+            made = file.with_suffix(".new")
+            made.write_text(f"{node}\n")
+            made.replace(file)
+            return node
+        except (OSError, ValueError) as error:
+            raise StartError(
+                f"The node id in {file} cannot be read ({error}); restore the file from a backup."
+            ) from None

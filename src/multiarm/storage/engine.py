@@ -1,0 +1,114 @@
+"""Connections: what SQLite and PostgreSQL each need to be a safe home for the state."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event
+
+from multiarm.domain.errors import CommitUnknown, StartError
+
+HEAD_REVISION = "0001"
+RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
+MAX_ATTEMPTS = 5
+
+T = TypeVar("T")
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
+    """An engine with one connection; `timeout_s` bounds the wait for a lock."""
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED")
+    engine = sa.create_engine(url, connect_args={"timeout": timeout_s})
+
+    @event.listens_for(engine, "connect")
+    def configure(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.isolation_level = None  # the driver's own BEGIN would leave reads outside the transaction
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "cache_size=-32768",
+            "journal_size_limit=67108864",
+        ):
+            dbapi_connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """Run `work` in a transaction of its own; on PostgreSQL again after a deadlock or serialization failure.
+
+    CommitUnknown where the commit itself failed: it may have happened all the same.
+    """
+    for _attempt in range(MAX_ATTEMPTS):
+        try:
+            return once(connection, work)
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) not in RETRIED_SQLSTATES:
+                raise
+            failure = error
+    raise failure
+
+
+def once(connection: Connection, work: Callable[[Connection], T]) -> T:
+    transaction = connection.begin()
+    try:
+        result = work(connection)
+    except BaseException:
+        transaction.rollback()
+        raise
+    try:
+        transaction.commit()
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in RETRIED_SQLSTATES:
+            raise
+        raise CommitUnknown("The commit failed, and may have happened all the same; repeat it with its key.") from error
+    return result
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the disk or the connection failed, and not the request."""
+    if isinstance(error, sa.exc.DBAPIError):
+        request_failed = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError | sa.exc.ProgrammingError)
+        return error.connection_invalidated or not request_failed
+    return isinstance(error, OSError | CommitUnknown)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to this program's version; StartError where it is of a later one."""
+    revision = current_revision(connection)
+    if revision == HEAD_REVISION:
+        return
+    # imported here: a start that has nothing to migrate does without
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "multiarm:storage/migrations")
+    config.attributes["connection"] = connection
+    try:
+        with connection.begin():
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise StartError(
+            f"The database is of version {revision}, which this multiarm does not know; start a newer one."
+        ) from error
+
+
+def current_revision(connection: Connection) -> str | None:
+    with connection.begin():
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return revision

@@ -1,0 +1,132 @@
+"""The tables. Times are seconds since the epoch; structured values are JSON text, floats in it exact."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+RowId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself on SQLite
+
+
+def experiment_uid() -> Column[int]:
+    return Column("experiment", BigInteger, ForeignKey("experiment.uid"), primary_key=True, autoincrement=False)
+
+
+experiment = Table(
+    "experiment",
+    metadata,
+    Column("number", RowId, primary_key=True, comment="order of creation"),
+    Column("uid", BigInteger, nullable=False, unique=True, comment="random, 64 bits"),
+    Column("id", String(64), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("next_arm_number", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("deleted_at", Double),
+)
+Index(
+    "uq_experiment_live_id",
+    experiment.c.id,
+    unique=True,
+    sqlite_where=experiment.c.deleted_at.is_(None),
+    postgresql_where=experiment.c.deleted_at.is_(None),
+)
+
+arm = Table(
+    "arm",
+    metadata,
+    experiment_uid(),
+    Column("number", Integer, primary_key=True, autoincrement=False, comment="never reused"),
+    Column("id", String(64), nullable=False),
+    Column("payload", Text),
+    Column("prior", Text),
+    Column("enabled", Boolean, nullable=False),
+    Column("deleted_at", Double),
+)
+Index(
+    "uq_arm_live_id",
+    arm.c.experiment,
+    arm.c.id,
+    unique=True,
+    sqlite_where=arm.c.deleted_at.is_(None),
+    postgresql_where=arm.c.deleted_at.is_(None),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    experiment_uid(),
+    Column("arm", Integer, primary_key=True, autoincrement=False),
+    Column("node", BigInteger, primary_key=True, autoincrement=False, comment="the only writer of this row"),
+    Column("epoch", Integer, nullable=False, comment="a row of an earlier epoch counts as zero"),
+    Column("sums", Text, nullable=False),
+    Column("as_of", Double, nullable=False),
+    Column("pull_count", BigInteger, nullable=False),
+    Column("draw_count", BigInteger, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+# No foreign key: each insert would pay a look-up for what the same transaction has just checked.
+reward = Table(
+    "reward",
+    metadata,
+    Column("number", RowId, primary_key=True),
+    Column("experiment", BigInteger, nullable=False),
+    Column("key", String(140), comment="d: + unique number of the decision, or k: + the caller's key"),
+    Column("arm", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("evidence_time", Double, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("issued_at", Double, comment="the decision's own time"),
+    Column("reward", Double, nullable=False),
+    Column("propensity", Double),
+    Column("node", BigInteger, nullable=False),
+)
+Index(
+    "uq_reward_key",
+    reward.c.experiment,
+    reward.c.key,
+    unique=True,
+    sqlite_where=reward.c.key.is_not(None),
+    postgresql_where=reward.c.key.is_not(None),
+)
+
+baseline = Table(
+    "baseline",
+    metadata,
+    experiment_uid(),
+    Column("arm", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("sums", Text, nullable=False),
+    Column("as_of", Double, nullable=False),
+    Column("pull_count", BigInteger, nullable=False),
+)
+
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("retired_at", Double),
+)

@@ -1,0 +1,418 @@
+import errno
+import os
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from multiarm.storage.ledger import SCHEMAS, Compacted, DecisionRow, Ledger, RequestRow, RewardRow, Table
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
+DAY_S = 86_400
+DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
+
+
+def request(number: int, time: float = NOON) -> RequestRow:
+    return (time, "GET", "/v1/list", 200, float(number), None)
+
+
+def compact(ledger: Ledger) -> list[Compacted]:
+    done = []
+    while ledger.backlog_count:
+        if (one := ledger.compact_step()) is not None:
+            done.append(one)
+    return done
+
+
+def read(root: Path, table: Table) -> list[dict[str, Any]]:
+    """The Parquet rows, by pointing a reader at the table's whole directory."""
+    rows: list[dict[str, Any]] = pq.read_table(root / table).to_pylist()
+    return rows
+
+
+def numbers(root: Path) -> list[int]:
+    return sorted(int(row["duration_s"]) for row in read(root, "requests"))
+
+
+def files(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(f"*/date=*/{pattern}"))
+
+
+class TestColumns:
+    def test_a_decision_keeps_all_that_was_said(self, tmp_path: Path) -> None:
+        row: DecisionRow = (NOON + 0.25, "button", 2**63 - 1, 3, "red", 7, 0.125, True, bytes(range(16)))
+        ledger = Ledger(tmp_path)
+        assert ledger.write("decisions", [row], NOON) == 1
+        ledger.close()
+        compact(ledger)
+        assert read(tmp_path, "decisions") == [
+            {
+                "time": datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC),
+                "experiment_id": "button",
+                "experiment_uid": 2**63 - 1,
+                "epoch": 3,
+                "arm_id": "red",
+                "arm_number": 7,
+                "propensity": 0.125,
+                "random": True,
+                "decision": "000102030405060708090a0b0c0d0e0f",
+                "date": "2026-03-01",
+            }
+        ]
+
+    def test_null_is_null(self, tmp_path: Path) -> None:
+        arm = ("button", 1, 0, "red", 0)
+        rows: list[RewardRow] = [
+            (NOON, *arm, 1.0, NOON, None, None, None, None, True),
+            (NOON, *arm, 1.0, NOON - 1, NOON - 1, "k", bytes(16), 0.5, False),
+        ]
+        ledger = Ledger(tmp_path)
+        assert ledger.write("rewards", rows, NOON) == 2
+        ledger.close()
+        compact(ledger)
+        plain, decided = read(tmp_path, "rewards")
+        assert [plain[name] for name in ("ts", "key", "decision", "propensity")] == [None] * 4
+        assert (decided["key"], decided["decision"], decided["propensity"]) == ("k", "0" * 32, 0.5)
+        assert decided["ts"] == decided["evidence_time"] == datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC)
+
+    @pytest.mark.parametrize("ts", [1e305, float("inf"), float("nan"), -1e12, 253_402_300_800.0])
+    def test_a_time_that_no_reader_could_show_is_null(self, tmp_path: Path, ts: float) -> None:
+        row: RewardRow = (NOON, "button", 1, 0, "red", 0, 1.0, ts, ts, None, None, None, True)
+        ledger = Ledger(tmp_path)
+        assert ledger.write("rewards", [row], NOON) == 1
+        ledger.close()
+        compact(ledger)
+        assert [(row["evidence_time"], row["ts"]) for row in read(tmp_path, "rewards")] == [(None, None)]
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            None,
+            (),
+            (NOON, "GET", "/", 200, 0.0),
+            (NOON, "GET", "/", 200, 0.0, None, None),
+            (None, "GET", "/", 200, 0.0, None),
+            (float("nan"), "GET", "/", 200, 0.0, None),
+            ("noon", "GET", "/", 200, 0.0, None),
+            (NOON, "GET", None, 200, 0.0, None),
+            (NOON, "GET", "\ud800", 200, 0.0, None),
+            (NOON, "GET", "/", 2**40, 0.0, None),
+            (NOON, "GET", "/", 200, "fast", None),
+        ],
+    )
+    def test_a_row_that_does_not_fit_costs_only_itself(self, tmp_path: Path, bad: Any) -> None:
+        rows: list[Any] = [request(number) for number in range(5_000)]
+        rows.insert(3_000, bad)
+        ledger = Ledger(tmp_path)
+        assert ledger.write("requests", rows, NOON) == 5_000
+        ledger.close()
+        compact(ledger)
+        assert numbers(tmp_path) == list(range(5_000))
+
+
+class TestSegments:
+    def test_a_row_goes_to_its_own_date(self, tmp_path: Path) -> None:
+        midnight = NOON + DAY_S / 2
+        rows = [request(number, midnight + (number % 2) - 0.5) for number in range(10)]
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", rows, midnight)
+        ledger.rotate(midnight)
+        assert ledger.backlog_count == 1
+        ledger.close()
+        assert sorted(done.row_count for done in compact(ledger)) == [5, 5]
+        assert {(row["date"], row["duration_s"] % 2) for row in read(tmp_path, "requests")} == {
+            ("2026-03-01", 0),
+            ("2026-03-02", 1),
+        }
+
+    def test_a_segment_is_finished_when_it_is_old(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path, segment_s=60)
+        ledger.write("requests", [request(1)], NOON)
+        ledger.rotate(NOON + 59)
+        assert ledger.backlog_count == 0
+        ledger.rotate(NOON + 60)
+        assert ledger.backlog_count == 1
+
+    def test_a_segment_is_finished_when_it_is_large(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path, segment_limit_bytes=100_000)
+        ledger.write("requests", [request(1)], NOON)
+        ledger.rotate(NOON)
+        assert ledger.backlog_count == 0
+        ledger.write("requests", [request(number) for number in range(5_000)], NOON)
+        ledger.rotate(NOON)
+        assert ledger.backlog_count == 1
+
+    def test_a_segment_is_finished_when_the_clock_jumps_back(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(1)], NOON)
+        ledger.rotate(NOON - 1)
+        assert ledger.backlog_count == 1
+
+    def test_many_row_groups_keep_their_order(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(number) for number in range(150_000)], NOON)
+        ledger.close()
+        assert [ledger.compact_step() for _ in range(3)] == [None] * 3
+        [done] = compact(ledger)
+        assert done.row_count == 150_000
+        assert pq.read_metadata(done.path).num_row_groups == 3
+        assert [row["duration_s"] for row in read(tmp_path, "requests")] == list(range(150_000))
+
+    def test_files_are_private(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(1)], NOON)
+        [segment] = files(tmp_path, "*")
+        assert segment.stat().st_mode & 0o777 == 0o600
+        ledger.close()
+        [done] = compact(ledger)
+        assert done.path.stat().st_mode & 0o777 == 0o600
+
+    def test_an_open_segment_is_a_plain_arrow_stream(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        for number in range(3):
+            ledger.write("requests", [request(number)], NOON)
+        [segment] = files(tmp_path, "_*.arrows")
+        with segment.open("rb") as file, pa.ipc.open_stream(file) as stream:
+            assert stream.read_all().column("duration_s").to_pylist() == [0, 1, 2]
+        ledger.close()
+
+    def test_nothing_but_parquet_is_left(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(1)], NOON)
+        ledger.close()
+        compact(ledger)
+        assert [path.suffix for path in files(tmp_path, "*")] == [".parquet"]
+
+
+class TestFailures:
+    @pytest.mark.parametrize("failing", ["fsync", "open"])
+    def test_a_failed_write_keeps_none_of_its_rows_and_all_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    ) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(1)], NOON)
+        with monkeypatch.context() as patch:
+            # Where "open" fails, the file of the second date cannot be made after the first row was appended.
+            patch.setattr(os, failing, fail)
+            rows = [request(2), request(3, NOON + DAY_S)]
+            with pytest.raises(OSError, match="No space"):
+                ledger.write("requests", rows, NOON)
+        ledger.write("requests", [request(4)], NOON)
+        ledger.close()
+        compact(ledger)
+        assert numbers(tmp_path) == [1, 4]
+        assert [path.suffix for path in files(tmp_path, "*")] == [".parquet"] * 2
+
+    def test_a_failed_compaction_is_done_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(1)], NOON)
+        ledger.close()
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetWriter, "write_table", fail)
+            with pytest.raises(OSError, match="No space"):
+                ledger.compact_step()
+        assert ledger.backlog_count == 1
+        assert [path.suffix for path in files(tmp_path, "*")] == [".arrows"]
+        compact(ledger)
+        assert numbers(tmp_path) == [1]
+
+    def test_a_partition_may_be_removed_under_an_open_segment(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        ledger.write("requests", [request(1)], NOON)
+        shutil.rmtree(tmp_path / "requests")
+        ledger.write("requests", [request(2)], NOON)
+        ledger.close()
+        compact(ledger)
+        assert numbers(tmp_path) == [2]
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class TestRecovery:
+    def test_every_whole_batch_of_a_file_cut_anywhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "fsync", lambda _: None)  # two thousand files
+        ledger = Ledger(tmp_path / "whole")
+        ends = []
+        for number in range(3):
+            ledger.write("requests", [request(2 * number), request(2 * number + 1)], NOON)
+            [segment] = files(tmp_path / "whole", "_*.arrows")
+            ends.append(segment.stat().st_size)
+        content = segment.read_bytes()
+        ledger.close()
+        partition = tmp_path / "cut" / "requests" / "date=2026-03-01"
+        partition.mkdir(parents=True)
+        for size in range(len(content) + 1):
+            (partition / f"_{size:05}.arrows").write_bytes(content[:size])
+
+        recovering = Ledger(tmp_path / "cut")
+        assert recovering.recover() == len(content) + 1
+        found = {int(done.path.stem): done.row_count for done in compact(recovering)}
+        assert found == {size: 2 * sum(end <= size for end in ends) for size in range(len(content) + 1)}
+        assert len(files(tmp_path / "cut", "*")) == sum(count > 0 for count in found.values())
+        assert len(read(tmp_path / "cut", "requests")) == sum(found.values())
+
+    def test_what_is_lost_of_a_tail_is_told(self, tmp_path: Path) -> None:
+        segment = leftover(tmp_path)
+        segment.write_bytes(segment.read_bytes() + b"\xff\xff\xff\xff\x10\x00")
+        [done] = recover(tmp_path)
+        assert (done.row_count, done.lost_bytes) == (2, 6)
+
+    @pytest.mark.parametrize("content", [b"", b"\0" * 500, b"\xff" * 500, b"PAR1" * 100])
+    def test_an_unreadable_file_is_removed(self, tmp_path: Path, content: bytes) -> None:
+        leftover(tmp_path).write_bytes(content)
+        [done] = recover(tmp_path)
+        assert (done.row_count, done.lost_bytes) == (0, len(content))
+        assert files(tmp_path, "*") == []
+
+    def test_no_damage_is_taken_for_rows(self, tmp_path: Path) -> None:
+        segment = leftover(tmp_path)
+        content = segment.read_bytes()
+        for position in range(0, len(content), 5):
+            damaged = bytearray(content)
+            damaged[position] ^= 0xFF
+            segment.write_bytes(damaged)
+            [done] = recover(tmp_path)
+            assert done.row_count == 0
+            assert done.lost_bytes > 0
+
+    def test_garbage_after_whole_batches_is_cut_off(self, tmp_path: Path) -> None:
+        segment = leftover(tmp_path)
+        segment.write_bytes(segment.read_bytes() + bytes(range(256)) * 20)
+        [done] = recover(tmp_path)
+        assert done.row_count == 2
+        assert numbers(tmp_path) == [1, 2]
+
+    def test_a_crash_between_renaming_and_removal_doubles_nothing(self, tmp_path: Path) -> None:
+        segment = leftover(tmp_path)
+        content = segment.read_bytes()
+        recover(tmp_path)
+        segment.write_bytes(content)
+        recover(tmp_path)
+        assert numbers(tmp_path) == [1, 2]
+        assert [path.suffix for path in files(tmp_path, "*")] == [".parquet"]
+
+    def test_half_a_parquet_file_is_written_anew(self, tmp_path: Path) -> None:
+        segment = leftover(tmp_path)
+        segment.with_suffix(".tmp").write_bytes(b"PAR1 and no more")
+        segment.with_name("_orphan.tmp").write_bytes(b"PAR1 and no more")
+        recover(tmp_path)
+        assert numbers(tmp_path) == [1, 2]
+        assert [path.suffix for path in files(tmp_path, "*")] == [".parquet"]
+
+    def test_what_another_process_writes_is_left_to_it(self, tmp_path: Path) -> None:
+        writing = Ledger(tmp_path)
+        writing.write("requests", [request(1)], NOON)
+        [done] = recover(tmp_path)
+        assert done.row_count == 0
+        writing.write("requests", [request(2)], NOON)
+        writing.close()
+        compact(writing)
+        assert numbers(tmp_path) == [1, 2]
+
+    def test_what_another_process_compacts_is_left_to_it(self, tmp_path: Path) -> None:
+        leftover(tmp_path)
+        one = Ledger(tmp_path)
+        one.recover()
+        assert one.compact_step() is None
+        [done] = recover(tmp_path)
+        assert done.row_count == 0
+        assert [done.row_count for done in compact(one)] == [2]
+        assert numbers(tmp_path) == [1, 2]
+
+
+def leftover(root: Path) -> Path:
+    """A segment of two rows whose writer is gone."""
+    ledger = Ledger(root)
+    ledger.write("requests", [request(1), request(2)], NOON)
+    ledger.close()
+    [segment] = files(root, "_*.arrows")
+    return segment
+
+
+def recover(root: Path) -> list[Compacted]:
+    ledger = Ledger(root)
+    ledger.recover()
+    return compact(ledger)
+
+
+def test_pruning_removes_whole_dates_that_are_over_long_enough(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for age_days in range(5):
+        ledger.write("requests", [request(age_days, NOON - age_days * DAY_S)], NOON)
+    (tmp_path / "requests" / "date=unknown").mkdir()
+    ledger.close()
+    compact(ledger)
+    removed = ledger.prune(NOON, retention_days=2)
+    assert [path.name for path in removed] == ["date=2026-02-25", "date=2026-02-26"]
+    assert (tmp_path / "requests" / "date=unknown").is_dir()
+    shutil.rmtree(tmp_path / "requests" / "date=unknown")
+    assert numbers(tmp_path) == [0, 1, 2]
+
+
+class TestDocument:
+    def test_the_queries_answer_what_the_rows_say(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_example(Ledger(tmp_path / "data" / "ledger"))
+        monkeypatch.chdir(tmp_path)
+        queries = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'Asia/Kolkata'")
+            draws, values, routes = [connection.execute(query).fetchall() for query in queries]
+
+        noon = datetime(2026, 3, 1, 12)
+        assert draws == [
+            ("button", "blue", noon, 2, pytest.approx(0.4)),
+            ("button", "blue", noon.replace(hour=13), 1, pytest.approx(0.75)),
+            ("button", "red", noon, 3, pytest.approx(0.6)),
+        ]
+        # Blue: rewards 1 and 0 at propensities 0.5 and 0.3, one draw unanswered. Red: 1, 1, 0 at 0.5, 0.5, 0.8.
+        # Five answered draws: blue (1/0.5)/5 = 0.4, red (1/0.5 + 1/0.5)/5 = 0.8, both equally often 0.6.
+        assert values == [
+            ("button", "blue", 3, 2, pytest.approx(0.5), pytest.approx(0.4), pytest.approx(0.6)),
+            ("button", "red", 3, 3, pytest.approx(2 / 3), pytest.approx(0.8), pytest.approx(0.6)),
+        ]
+        assert routes == [
+            ("GET", "/v1/list", 200, 101, pytest.approx(50.0), pytest.approx(99.0)),
+            ("POST", "/v1/{experiment_id}/draw", 404, 1, pytest.approx(2.0), pytest.approx(2.0)),
+        ]
+
+    @pytest.mark.parametrize("table", SCHEMAS)
+    def test_every_column_is_described(self, table: Table) -> None:
+        [section] = re.findall(rf"### {table}:(.*?)\n#", DOCUMENT.read_text(), re.DOTALL)
+        for field in SCHEMAS[table]:
+            assert f"`{field.name}`" in section, f"{table}.{field.name}"
+
+
+def write_example(ledger: Ledger) -> None:
+    decisions: list[DecisionRow] = []
+    rewards: list[RewardRow] = []
+    for number, (arm_id, time, propensity, reward) in enumerate(
+        [
+            ("blue", NOON, 0.5, 1.0),
+            ("blue", NOON + 1, 0.3, 0.0),
+            ("blue", NOON + 3_600, 0.75, None),
+            ("red", NOON, 0.5, 1.0),
+            ("red", NOON, 0.5, 1.0),
+            ("red", NOON + 3_599, 0.8, 0.0),
+        ]
+    ):
+        decision = number.to_bytes(16)
+        decisions.append((time, "button", 1, 0, arm_id, 0, propensity, False, decision))
+        if reward is not None:
+            answer = (time, "button", 1, 0, arm_id, 0, reward, time, None, None, decision, propensity)
+            rewards += [(*answer, True), (*answer, False)]
+    rewards.append((NOON, "button", 1, 0, "red", 0, 9.0, NOON, None, "k", None, None, True))
+    requests: list[RequestRow] = [(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
+    requests.append((NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
+    ledger.write("decisions", decisions, NOON)
+    ledger.write("rewards", rewards, NOON)
+    ledger.write("requests", requests, NOON)
+    ledger.close()
+    compact(ledger)
