@@ -60,9 +60,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the visitors' clicks.")] = 1,
 ) -> None:
     """Watch an experiment: its own server, real HTTP, simulated visitors."""
-    from multiarm import demo
+    from multiarm.demo import run
 
-    demo.run(console, visitors, seed)
+    run(console, visitors, seed)
 
 
 @app.command()

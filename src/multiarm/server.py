@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import pyarrow as pa
 import sqlalchemy as sa
 import structlog
 import uvicorn
@@ -71,6 +72,7 @@ def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: 
     """Run until SIGTERM or SIGINT. StartError where it cannot start."""
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    pa.set_memory_pool(pa.system_memory_pool())  # its own pool keeps more than it uses
     with (
         contextlib.closing(bound_socket(settings.host, settings.port)) as listener,
         asyncio.Runner(loop_factory=loop_factory()) as runner,

@@ -199,9 +199,11 @@ class BatchRejected(MultiarmError):
     def __init__(self, worst: MultiarmError, faults: list[Fault], fault_count: int) -> None:
         self.worst = worst
         self.faults = faults
-        listed = "" if fault_count == len(faults) else f" (the first {len(faults)} are listed)"
         plural = "1 update is" if fault_count == 1 else f"{fault_count} updates are"
-        super().__init__(f"Nothing was counted: {plural} at fault{listed}; drop or mend them and send again.")
+        super().__init__(
+            f"Nothing was counted: {plural} at fault, and `errors` lists up to 100 faults; "
+            "drop or mend them and send the batch again."
+        )
 
 
 # --- 503: not now ------------------------------------------------------------------------------------------

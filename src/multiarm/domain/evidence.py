@@ -5,8 +5,10 @@ variances survive large means. With a half-life every row carries `as_of`, and a
 weighs 2^(−age / half-life) of what it did.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -40,13 +42,14 @@ class Row(NamedTuple):
     def plus(self, increments: Sequence[tuple[Sequence[float], float]], half_life_s: float | None) -> Self:
         """This row and `increments`, pairs (C numbers, evidence time), all decayed one by one to the latest time."""
         as_of = max(self.as_of, *(time for _, time in increments))
-        weight = decay_weight(as_of - self.as_of, half_life_s)
-        sums = [weight * value for value in self.sums] or [0.0] * len(increments[0][0])
-        for numbers, time in increments:
-            weight = decay_weight(as_of - time, half_life_s)
-            for column, number in enumerate(numbers):
-                sums[column] += weight * number
-        return self._replace(sums=tuple(sums), as_of=as_of, pull_count=self.pull_count + len(increments))
+        rows = [(self.sums, self.as_of), *increments] if self.sums else increments
+        columns = zip(*(numbers for numbers, _ in rows), strict=True)
+        if half_life_s is None:
+            sums = tuple(math.fsum(column) for column in columns)
+        else:
+            weights = [decay_weight(as_of - time, half_life_s) for _, time in rows]
+            sums = tuple(math.fsum(map(mul, weights, column)) for column in columns)
+        return self._replace(sums=sums, as_of=as_of, pull_count=self.pull_count + len(increments))
 
 
 @dataclass(frozen=True, slots=True)

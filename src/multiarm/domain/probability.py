@@ -30,9 +30,9 @@ _DROPS = _DEVIATIONS**2 / 2
 
 # Below this, a Beta parameter makes a tail so long that it hides the knee of the density from the panels by drops.
 _FLAT = 0.1
-_FAR = 300.0  # e^300 is finite, and nothing is left of 1 beside it
+_FAR = 300.0  # e^300 is finite, and log(1 + p (e^d - 1)) grows as d from there on, even for p = 1e-20
 
-_JUMP = 3.0  # no panel may straddle a point where the wanted length changes by more than this factor
+_JUMP = 3.0  # where the wanted length of panels changes by more than this factor, a panel must end
 _TINY = 1e-200  # stands in for a distribution function so small that rounding may have made it 0 or negative
 _BLOCK_ROW_COUNT = 1 << 15  # pairs of an arm and a panel evaluated at once: temporary arrays of 4 MB each
 
@@ -70,7 +70,7 @@ class Posterior(Protocol):
         """Of those arms, at a distance from their modes, less the log-density at the mode; `arms` broadcasts."""
 
     def __getitem__(self, index: Indices | tuple[int, ...]) -> Self:
-        """Some of the arms; or, where there are leading dimensions, the arms at that index of them."""
+        """Some of K arms; or, where there are leading dimensions, the K arms at one index of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -277,7 +277,7 @@ def _beta_distances(alpha: Floats, beta: Floats) -> Floats:
 def _beta_knees(mode: Floats) -> Floats:
     """Ends of short panels about logit 0, where the density bends from e^(αy) to e^(-βy) within a few units: [K, 5].
 
-    Relative to the mode. They reach past the mode and past 0, on both sides, until the bend is a millionth.
+    Relative to the mode. They reach so far past the mode and past 0 that a few millionths of the bend are left.
     """
     lower, upper = np.minimum(mode, 0.0) - mode, np.maximum(mode, 0.0) - mode
     return np.concatenate([lower - 13.0, lower - 5.0, -mode, upper + 5.0, upper + 13.0], axis=1)

@@ -86,8 +86,8 @@ class Gate:
 
     def _route(self, scope: HTTPScope) -> str:
         """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""
-        template = scope.get("path_template")
-        if template is None:
+        template = scope.get("path_template", "")
+        if not template:
             return UNMATCHED
         known = self._templates.get(template)
         if known is None:

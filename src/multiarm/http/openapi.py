@@ -28,6 +28,7 @@ PARAMETERS = {"experiment_id": "The experiment's id.", "arm_id": "The arm's id."
 class Documentation(NamedTuple):
     """What the document says of a route beyond its path, method and docstring."""
 
+    operation_id: str
     body: Any
     body_required: bool
     answer: Any
@@ -45,22 +46,27 @@ def documented(
     errors: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Arguments of a route's decorator; every route may also be refused by the gate (403)."""
-    documentation = Documentation(body, body_required, answer, status, (*errors, 403))
+    documentation = Documentation(operation_id, body, body_required, answer, status, (*errors, 403))
     # Answers carry their own status; the framework must only not think of 204, which it would not let us return.
-    return {"operation_id": operation_id, "status_code": 200, "opt": {"documentation": documentation}}
+    return {"operation_id": operation_name, "status_code": 200, "opt": {"documentation": documentation}}
+
+
+def operation_name(handler: HTTPRouteHandler, method: str, _path: object) -> str:
+    """The operation's id, of a method that shares its handler with GET too."""
+    name: str = handler.opt["documentation"].operation_id
+    return f"{name}_head" if method == "HEAD" else name
 
 
 def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
     """Litestar's document with the bodies, answers and errors of each route, as msgspec describes them."""
-    known = {handler.operation_id: handler.opt["documentation"] for handler in documented_handlers(app)}
+    known = {d.operation_id: d for d in (handler.opt["documentation"] for handler in documented_handlers(app))}
     types = {t for d in known.values() for t in (d.body, d.answer) if t is not None} | {Problem}
     _, components = msgspec.json.schema_components(
         sorted(types, key=lambda type_: type_.__name__), ref_template="#/components/schemas/{name}"
     )
     for item in document["paths"].values():
         for method, operation in item.items():
-            documentation = known[operation["operationId"]]
-            operation["operationId"] += "_head" if method == "head" else ""
+            documentation = known[operation["operationId"].removesuffix("_head")]
             operation["responses"] = dict(responses(documentation, head=method == "head"))
             if documentation.body is not None:
                 operation["requestBody"] = {
@@ -128,6 +134,7 @@ def openapi_config() -> OpenAPIConfig:
         render_plugins=[
             TryItPage(
                 path="/",
+                favicon="<link rel='icon' href='data:,'>",
                 js_url="/docs/assets/swagger-ui-bundle.js",
                 css_url="/docs/assets/swagger-ui.css",
                 standalone_preset_js_url="/docs/assets/swagger-ui-standalone-preset.js",

@@ -1,5 +1,7 @@
 """What is wrong with a batch: every fault with its path and type, and which of them decides the answer."""
 
+from operator import itemgetter
+
 from multiarm.domain.errors import (
     BatchRejected,
     Fault,
@@ -19,7 +21,7 @@ class BatchFaults:
     """Collects faults. The batch is answered as the first of 422, 404 and 410 that occurs; 100 faults are listed."""
 
     def __init__(self) -> None:
-        self.faults: list[Fault] = []
+        self._faults: list[tuple[int, Fault]] = []
         self.faulty_count = 0
         self._worst: MultiarmError | None = None
 
@@ -30,13 +32,14 @@ class BatchFaults:
         self.faulty_count += 1
         if self._worst is None or rank(error) < rank(self._worst):
             self._worst = error
-        room = FAULT_LIMIT - len(self.faults)
-        self.faults.extend(faults_of(error, f"updates[{index}]")[:room])
+        room = FAULT_LIMIT - len(self._faults)
+        self._faults.extend((index, fault) for fault in faults_of(error, f"updates[{index}]")[:room])
 
     def raise_any(self) -> None:
         """BatchRejected where there was a fault."""
         if self._worst is not None:
-            raise BatchRejected(self._worst, self.faults, self.faulty_count)
+            self._faults.sort(key=itemgetter(0))  # what could not be decoded was found first
+            raise BatchRejected(self._worst, [fault for _, fault in self._faults], self.faulty_count)
 
 
 def rank(error: MultiarmError) -> int:

@@ -14,6 +14,7 @@ from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
 from multiarm.storage import experiments as db
 from multiarm.storage import retention, rewards
+from multiarm.storage.evidence import ArmKey
 
 log = structlog.get_logger()
 
@@ -62,7 +63,7 @@ class Housekeeping:
 
     async def write_draw_counts(self) -> None:
         """Store the draw counts that changed since they were last stored."""
-        counts: dict[rewards.ArmKey, tuple[int, int]] = {}
+        counts: dict[ArmKey, tuple[int, int]] = {}
         current: dict[int, tuple[int, dict[int, int]]] = {}
         for uid, experiment in self._supervisor.by_uid.items():
             epoch, draws = experiment.state.epoch, experiment.draws

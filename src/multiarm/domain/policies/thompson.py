@@ -26,7 +26,8 @@ class Thompson(Policy, frozen=True, tag="thompson"):
 
     Parameters: `prior` = {alpha, beta}, each in [0.001, 1e9], default 1, 1.
     Evidence: effective pulls, reward, reward²; a reward r in [0, 1] adds r to α and 1 − r to β.
-    Cost: one quadrature a recompute (about 0.1 ms an arm), one bisection a draw, three additions an update.
+    Cost: one quadrature a recompute (0.3 ms for 2 arms, 0.5 ms for 10, 50 ms for 1,000), one bisection a draw,
+    three additions an update.
     Assumes rewards in [0, 1] and, without a half-life, rates that stand still. For fractional rewards the Beta
     posterior is wider than the truth, so it is cautious; for 0 and 1 it is exact.
     Source: Thompson (1933); Agrawal and Goyal (2012), algorithm 1; the allocation is
@@ -60,7 +61,7 @@ class Thompson(Policy, frozen=True, tag="thompson"):
         return beta_interval(*self.posterior(evidence, prior))
 
     def expected_cost_s(self, arm_count: int) -> float:
-        return 8e-5 * arm_count
+        return 2e-4 + 4.5e-5 * arm_count
 
 
 def log_gamma(shape: F64, rng: np.random.Generator) -> F64:
