@@ -90,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.5
     ledger_segment_s: Annotated[
         float, Meta(ge=0.1, le=86_400, description="Age at which an open ledger file becomes Parquet.")
-    ] = 60.0
+    ] = 300.0
     ledger_segment_limit_bytes: Annotated[
         int, Meta(ge=1024, le=1 << 34, description="Size at which an open ledger file becomes Parquet.")
     ] = 64 << 20

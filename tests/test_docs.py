@@ -1,0 +1,115 @@
+"""The documentation is true: every shell and Python block in README and docs runs, and prints what it says."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from multiarm.settings import load_settings
+from support import RunningServer
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN = {"sh", "python", "toml"}
+SHOWN = {"json", "text", "", "sql"}  # outputs and pictures; the ledger's tests run the SQL
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*match.groups()) for match in FENCE.finditer(page.read_text())]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with RunningServer(tmp_path_factory.mktemp("docs")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_runs(page: Path, server: RunningServer, tmp_path: Path) -> None:
+    server.client().delete("/v1/clear").raise_for_status()
+    printed = ""
+    for block in blocks(page):
+        assert block.language in RUN | SHOWN, f"nobody checks a block of {block.language!r}"
+        if block.language in RUN:
+            printed = run(block, server, tmp_path)
+        elif block.language == "json":
+            assert shape(json.loads(printed)) == shape(json.loads(block.text)), printed
+        elif block.language == "text" and printed:
+            assert printed == block.text
+            printed = ""
+
+
+def run(block: Block, server: RunningServer, directory: Path) -> str:
+    """What the block prints."""
+    if block.language == "toml":
+        file = directory / "multiarm.toml"
+        file.write_text(block.text)
+        load_settings(file, environment={})
+        return ""
+    if block.language == "python":
+        return output([sys.executable, "-W", "error", "-c", block.text], directory)
+    if block.text.startswith("make "):
+        targets = [line.split()[1] for line in block.text.splitlines()]
+        return output(["make", "--dry-run", *targets], ROOT)
+    text = block.text.replace("http://127.0.0.1:8080", server.url).replace("8081", str(free_port()))
+    return output(["bash", "-euo", "pipefail", "-c", text], directory)
+
+
+def output(command: list[str], directory: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MULTIARM_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        command, cwd=directory, env=environment, text=True, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def shape(value: Any) -> Any:
+    """A JSON value with its names and types, but without what changes from run to run."""
+    if isinstance(value, dict):
+        return {name: shape(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [shape(member) for member in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_the_crash_page_tells_the_truth(tmp_path: Path, server: RunningServer) -> None:
+    block = next(b for b in blocks(ROOT / "docs/durability.md") if "kill -9" in b.text)
+    printed = run(block, server, tmp_path)
+    assert printed.count('{"accepted":1,"duplicates":0}') == 1
+    assert printed.count('{"accepted":0,"duplicates":1}') == 1
+    assert "the books balance" in printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
+    assert "make serve" in first_screen
+    assert "make test" in first_screen
