@@ -29,6 +29,7 @@ class Documentation(NamedTuple):
     """What the document says of a route beyond its path, method and docstring."""
 
     operation_id: str
+    tag: str
     body: Any
     body_required: bool
     answer: Any
@@ -38,6 +39,7 @@ class Documentation(NamedTuple):
 
 def documented(
     operation_id: str,
+    tag: str,
     *,
     body: Any = None,
     body_required: bool = True,
@@ -46,13 +48,13 @@ def documented(
     errors: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Arguments of a route's decorator; every route may also be refused by the gate (403)."""
-    documentation = Documentation(operation_id, body, body_required, answer, status, (*errors, 403))
+    documentation = Documentation(operation_id, tag, body, body_required, answer, status, (*errors, 403))
     # Answers carry their own status; the framework must only not think of 204, which it would not let us return.
     return {"operation_id": operation_name, "status_code": 200, "opt": {"documentation": documentation}}
 
 
 def operation_name(handler: HTTPRouteHandler, method: str, _path: object) -> str:
-    """The operation's id, of a method that shares its handler with GET too."""
+    """The operation's id; HEAD shares its handler with GET, and the framework wants another name for it."""
     name: str = handler.opt["documentation"].operation_id
     return f"{name}_head" if method == "HEAD" else name
 
@@ -65,9 +67,12 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
         sorted(types, key=lambda type_: type_.__name__), ref_template="#/components/schemas/{name}"
     )
     for item in document["paths"].values():
-        for method, operation in item.items():
-            documentation = known[operation["operationId"].removesuffix("_head")]
-            operation["responses"] = dict(responses(documentation, head=method == "head"))
+        item.pop("head", None)  # works wherever GET does; listing it would only double the page
+        for operation in item.values():
+            documentation = known[operation["operationId"]]
+            operation["tags"] = [documentation.tag]
+            operation["summary"] = operation.pop("description")
+            operation["responses"] = dict(responses(documentation))
             if documentation.body is not None:
                 operation["requestBody"] = {
                     "required": documentation.body_required,
@@ -79,15 +84,13 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
     return document
 
 
-def responses(documentation: Documentation, *, head: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def responses(documentation: Documentation) -> Iterator[tuple[str, dict[str, Any]]]:
     for status in sorted({documentation.status, *documentation.errors}):
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if status != documentation.status:
             response["content"] = {"application/problem+json": {"schema": reference(Problem)}}
         elif documentation.answer is not None:
             response["content"] = {"application/json": {"schema": reference(documentation.answer)}}
-        if head:
-            response.pop("content", None)
         yield str(status), response
 
 

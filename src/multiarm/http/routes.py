@@ -39,19 +39,21 @@ async def body_of(request: HttpRequest) -> bytes:
 # --- the server --------------------------------------------------------------------------------------------
 
 
-@route("/v1/ping", http_method=["GET", "HEAD"], **documented("ping", answer=views.Pong))
+@route("/v1/ping", http_method=["GET", "HEAD"], **documented("ping", "Server", answer=views.Pong))
 async def ping() -> Answer:
     """Is it there, and which version?"""
     return json_answer(views.Pong(version=__version__))
 
 
-@route("/health/live", http_method=["GET", "HEAD"], **documented("live", answer=views.Status))
+@route("/health/live", http_method=["GET", "HEAD"], **documented("live", "Server", answer=views.Status))
 async def live() -> Answer:
     """The process answers."""
     return json_answer(views.Status("ok"))
 
 
-@route("/health/ready", http_method=["GET", "HEAD"], **documented("ready", answer=views.Status, errors=(503,)))
+@route(
+    "/health/ready", http_method=["GET", "HEAD"], **documented("ready", "Server", answer=views.Status, errors=(503,))
+)
 async def ready(request: HttpRequest) -> Answer:
     """Experiments are loaded, and the database answers."""
     reason = request.app.state["not_ready"]()
@@ -60,13 +62,13 @@ async def ready(request: HttpRequest) -> Answer:
     return json_answer(views.Status("ok"))
 
 
-@route("/v1/list", http_method=["GET", "HEAD"], **documented("list", answer=views.ExperimentIds))
+@route("/v1/list", http_method=["GET", "HEAD"], **documented("list", "Experiments", answer=views.ExperimentIds))
 async def list_experiments(request: HttpRequest) -> Answer:
     """The ids of all experiments, in order of creation."""
     return json_answer(views.ExperimentIds(list(supervisor(request).experiments)))
 
 
-@delete("/v1/clear", **documented("clear", status=204, errors=(503,)))
+@delete("/v1/clear", **documented("clear", "Experiments", status=204, errors=(503,)))
 async def clear(request: HttpRequest) -> Answer:
     """Delete every experiment, with its arms, evidence and rewards."""
     await supervisor(request).clear()
@@ -80,6 +82,7 @@ async def clear(request: HttpRequest) -> Answer:
     "/v1/create",
     **documented(
         "create",
+        "Experiments",
         body=CreateExperiment,
         body_required=False,
         answer=views.ExperimentId,
@@ -100,35 +103,35 @@ async def create(request: HttpRequest) -> Answer:
 @route(
     "/v1/{experiment_id:str}",
     http_method=["GET", "HEAD"],
-    **documented("describe", answer=views.ExperimentView, errors=(404,)),
+    **documented("describe", "Experiments", answer=views.ExperimentView, errors=(404,)),
 )
 async def describe(request: HttpRequest, experiment_id: str) -> Answer:
     """What the experiment is, how it stands, and how it does."""
     return json_answer(views.describe(supervisor(request), experiment_id))
 
 
-@delete("/v1/{experiment_id:str}/delete", **documented("delete", status=204, errors=(404, 503)))
+@delete("/v1/{experiment_id:str}/delete", **documented("delete", "Experiments", status=204, errors=(404, 503)))
 async def delete_experiment(request: HttpRequest, experiment_id: str) -> Answer:
     """Delete the experiment; its id is free at once, late rewards for it are refused."""
     await supervisor(request).delete(experiment_id)
     return NO_CONTENT
 
 
-@put("/v1/{experiment_id:str}/reset", **documented("reset", status=204, errors=(404, 503)))
+@put("/v1/{experiment_id:str}/reset", **documented("reset", "Experiments", status=204, errors=(404, 503)))
 async def reset(request: HttpRequest, experiment_id: str) -> Answer:
     """Forget the evidence, keep arms and settings; rewards for earlier decisions are refused from now on."""
     await supervisor(request).reset(experiment_id)
     return NO_CONTENT
 
 
-@put("/v1/{experiment_id:str}/enable", **documented("enable", status=204, errors=(404, 503)))
+@put("/v1/{experiment_id:str}/enable", **documented("enable", "Experiments", status=204, errors=(404, 503)))
 async def enable(request: HttpRequest, experiment_id: str) -> Answer:
     """Let draws through again; lifts a quarantine too."""
     await supervisor(request).set_enabled(experiment_id, True)
     return NO_CONTENT
 
 
-@put("/v1/{experiment_id:str}/disable", **documented("disable", status=204, errors=(404, 503)))
+@put("/v1/{experiment_id:str}/disable", **documented("disable", "Experiments", status=204, errors=(404, 503)))
 async def disable(request: HttpRequest, experiment_id: str) -> Answer:
     """Refuse draws; rewards are still taken."""
     await supervisor(request).set_enabled(experiment_id, False)
@@ -142,6 +145,7 @@ async def disable(request: HttpRequest, experiment_id: str) -> Answer:
     "/v1/{experiment_id:str}/add_arm",
     **documented(
         "add_arm",
+        "Arms",
         body=ArmSpec,
         body_required=False,
         answer=views.ArmId,
@@ -159,7 +163,7 @@ async def add_arm(request: HttpRequest, experiment_id: str) -> Answer:
 
 @delete(
     "/v1/{experiment_id:str}/delete_arm/{arm_id:str}",
-    **documented("delete_arm", status=204, errors=(404, 503)),
+    **documented("delete_arm", "Arms", status=204, errors=(404, 503)),
 )
 async def delete_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> Answer:
     """Delete an arm for good; rewards for decisions already drawn are still recorded."""
@@ -169,7 +173,7 @@ async def delete_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> A
 
 @put(
     "/v1/{experiment_id:str}/enable_arm/{arm_id:str}",
-    **documented("enable_arm", status=204, errors=(404, 409, 503)),
+    **documented("enable_arm", "Arms", status=204, errors=(404, 409, 503)),
 )
 async def enable_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> Answer:
     """Draw the arm again."""
@@ -179,7 +183,7 @@ async def enable_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> A
 
 @put(
     "/v1/{experiment_id:str}/disable_arm/{arm_id:str}",
-    **documented("disable_arm", status=204, errors=(404, 503)),
+    **documented("disable_arm", "Arms", status=204, errors=(404, 503)),
 )
 async def disable_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> Answer:
     """Draw the arm no more; it keeps its evidence and still takes rewards."""
@@ -192,7 +196,7 @@ async def disable_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> 
 
 @get(
     "/v1/{experiment_id:str}/draw",
-    **documented("draw", answer=views.Draw, errors=(404, 409, 503)),
+    **documented("draw", "Draws and rewards", answer=views.Draw, errors=(404, 409, 503)),
 )
 async def draw(request: HttpRequest, experiment_id: str) -> Answer:
     """Choose an arm. Send the decision_id back with the reward; the propensity is exact."""
@@ -203,7 +207,9 @@ async def draw(request: HttpRequest, experiment_id: str) -> Answer:
 
 @post(
     "/v1/{experiment_id:str}/update",
-    **documented("update", body=Update, answer=views.Counted, errors=(400, 404, 410, 413, 415, 422, 503)),
+    **documented(
+        "update", "Draws and rewards", body=Update, answer=views.Counted, errors=(400, 404, 410, 413, 415, 422, 503)
+    ),
 )
 async def update(request: HttpRequest, experiment_id: str) -> Answer:
     """Report one reward; it is on disk when the answer comes."""
@@ -213,7 +219,13 @@ async def update(request: HttpRequest, experiment_id: str) -> Answer:
 
 @post(
     "/v1/{experiment_id:str}/update_batch",
-    **documented("update_batch", body=UpdateBatch, answer=views.Counted, errors=(400, 404, 410, 413, 415, 422, 503)),
+    **documented(
+        "update_batch",
+        "Draws and rewards",
+        body=UpdateBatch,
+        answer=views.Counted,
+        errors=(400, 404, 410, 413, 415, 422, 503),
+    ),
 )
 async def update_batch(request: HttpRequest, experiment_id: str) -> Answer:
     """Report up to 10,000 rewards, all or nothing; duplicates are counted, not refused."""
@@ -228,7 +240,7 @@ async def update_batch(request: HttpRequest, experiment_id: str) -> Answer:
 @route(
     "/v1/{experiment_id:str}/stats",
     http_method=["GET", "HEAD"],
-    **documented("stats", answer=views.Stats, errors=(404, 503)),
+    **documented("stats", "Draws and rewards", answer=views.Stats, errors=(404, 503)),
 )
 async def stats(request: HttpRequest, experiment_id: str) -> Answer:
     """Counts, means, shares, probabilities of being best and intervals, from the evidence as it stands."""

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from multiarm.domain.experiment import ExperimentState, Increment
 from multiarm.storage.ledger import DecisionRow, Ledger, RequestRow, RewardRow, Row, Table
 
 RowT = TypeVar("RowT", bound=Row)
@@ -51,10 +52,10 @@ class Accountant:
         self._flush_interval_s = flush_interval_s
         self._retention_days = retention_days
         self._clock = clock
-        decisions: Mailbox[DecisionRow] = Mailbox(mailbox_size_rows)
-        rewards: Mailbox[RewardRow] = Mailbox(mailbox_size_rows)
-        requests: Mailbox[RequestRow] = Mailbox(mailbox_size_rows)
-        # The mailboxes' own methods: a method here that passes the row on would double the cost.
+        decisions: Tray[DecisionRow] = Tray(mailbox_size_rows)
+        rewards: Tray[RewardRow] = Tray(mailbox_size_rows)
+        requests: Tray[RequestRow] = Tray(mailbox_size_rows)
+        # The trays' own methods: a method here that passes the row on would double the cost.
         self.record_decision: Callable[[DecisionRow], None] = decisions.put
         self.record_reward: Callable[[RewardRow], None] = rewards.put
         self.record_rewards: Callable[[Sequence[RewardRow]], None] = rewards.put_all
@@ -106,7 +107,7 @@ class Accountant:
             self._attempt(self._compact, flush_at)
             self._stopping.wait(flush_at - time.monotonic())
         for book in self._books:
-            book.mailbox.limit_rows = 0
+            book.tray.limit_rows = 0
         self._flush()
         self._attempt(self._ledger.close)
         self._compact_at = 0.0
@@ -150,7 +151,32 @@ class Accountant:
                 log.warning("ledger_step_failed", error=repr(error), backlog_count=self._ledger.backlog_count)
 
 
-class Mailbox(Generic[RowT]):
+def reward_rows(
+    state: ExperimentState, increments: Sequence[Increment], news: Sequence[bool], received_at: float
+) -> list[RewardRow]:
+    """Rows of the ledger's table `rewards`."""
+    experiment_id, uid, epoch = state.experiment_id, state.uid, state.epoch
+    return [
+        (
+            received_at,
+            experiment_id,
+            uid,
+            epoch,
+            increment.arm.arm_id,
+            increment.arm.number,
+            increment.reward,
+            increment.evidence_time,
+            increment.ts,
+            None if increment.key is None or increment.unique is not None else increment.key[2:],
+            increment.unique,
+            increment.propensity,
+            new,
+        )
+        for increment, new in zip(increments, news, strict=True)
+    ]
+
+
+class Tray(Generic[RowT]):
     """Rows from one thread to another, without a lock or a wake-up: each use of the list is one atomic step."""
 
     def __init__(self, limit_rows: int) -> None:
@@ -182,19 +208,19 @@ class Mailbox(Generic[RowT]):
 class Book(Generic[RowT]):
     """One table of the ledger: what waits for it and what became of the rows."""
 
-    def __init__(self, table: Table, mailbox: Mailbox[RowT]) -> None:
+    def __init__(self, table: Table, tray: Tray[RowT]) -> None:
         self.table: Table = table
-        self.mailbox = mailbox
+        self.tray = tray
         self.written_count = 0
         self._failed_count = 0
         self._report = DropReport(table)
 
     @property
     def dropped_count(self) -> int:
-        return self.mailbox.overflow_count + self._failed_count
+        return self.tray.overflow_count + self._failed_count
 
     def flush(self, ledger: Ledger, now: float) -> None:
-        rows = self.mailbox.take()
+        rows = self.tray.take()
         written_count, reason = 0, "a row does not fit the columns"
         if rows:
             try:

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -30,7 +29,7 @@ from multiarm.domain.errors import (
 from multiarm.domain.experiment import Decision, Experiment, ExperimentState, ForeignDecision, Increment
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, check_creation
-from multiarm.service.accountant import Accountant
+from multiarm.service.accountant import Accountant, reward_rows
 from multiarm.service.allocator import Allocator, Budget
 from multiarm.service.batch import BatchFaults
 from multiarm.service.health import HealthKeeper, RestartPolicy
@@ -307,28 +306,3 @@ class Supervisor:
             self.health.forget(uid)
             self._allocator.forget(uid)
             self._reload_first.discard(uid)
-
-
-def reward_rows(
-    state: ExperimentState, increments: Sequence[Increment], news: Sequence[bool], received_at: float
-) -> list[tuple[Any, ...]]:
-    """Rows of the ledger's table `rewards`."""
-    experiment_id, uid, epoch = state.experiment_id, state.uid, state.epoch
-    return [
-        (
-            received_at,
-            experiment_id,
-            uid,
-            epoch,
-            increment.arm.arm_id,
-            increment.arm.number,
-            increment.reward,
-            increment.evidence_time,
-            increment.ts,
-            None if increment.key is None or increment.unique is not None else increment.key[2:],
-            increment.unique,
-            increment.propensity,
-            new,
-        )
-        for increment, new in zip(increments, news, strict=True)
-    ]
