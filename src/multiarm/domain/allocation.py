@@ -9,7 +9,10 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from multiarm.domain.arm import Arm
+from multiarm.domain.errors import FloorTooHigh
 from multiarm.domain.evidence import F64
+
+FLOOR_TOLERANCE = 1e-12  # ten arms with a floor of 0.1 each fill the traffic, rounding or not
 
 
 class Choice(NamedTuple):
@@ -97,9 +100,19 @@ def guarded(probabilities: F64, random_share: float, floor: float) -> tuple[F64,
     Returns the probabilities, float64[n], and the part s(1−nf)/n of each that the random share put there.
     """
     count = probabilities.shape[-1]
+    require_room(floor, count)
     above_floor = max(1 - count * floor, 0.0)
     mixed = random_share / count + (1 - random_share) * probabilities
     return floor + above_floor * mixed, above_floor * random_share / count
+
+
+def require_room(floor: float, enabled_count: int) -> None:
+    """FloorTooHigh where a floor under each of the enabled arms is more than the whole traffic."""
+    if enabled_count * floor > 1 + FLOOR_TOLERANCE:
+        raise FloorTooHigh(
+            f"{enabled_count} enabled arms × a floor of {floor:g} is more than the whole traffic; "
+            "disable or delete an arm first."
+        )
 
 
 def checked(probabilities: F64, count: int) -> F64:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+FORGOTTEN = 1e-200  # weights below count as none: sums so small would lose their digits, and means drift
 BASE_COLUMNS = ("effective_pulls", "reward", "reward2")
 
 
@@ -24,7 +25,8 @@ def decay_weight(age_s: float, half_life_s: float | None) -> float:
     """What is left of 1 after `age_s` seconds, in [0, 1]; at an age below 0 (a clock that jumped back) all of it."""
     if half_life_s is None or age_s <= 0:
         return 1.0
-    return float(2.0 ** -(age_s / half_life_s))
+    weight: float = 2.0 ** -(age_s / half_life_s)
+    return weight if weight >= FORGOTTEN else 0.0
 
 
 class Row(NamedTuple):
@@ -94,6 +96,7 @@ class Evidence:
             return self
         age_s = np.maximum(now - self.as_of, 0.0)
         weight = np.exp2(-age_s / self.half_life_s)
+        weight = np.where(weight >= FORGOTTEN, weight, 0.0)
         return replace(self, sums=self.sums * weight[..., None], as_of=np.maximum(self.as_of, now))
 
     def __add__(self, other: Self) -> Self:

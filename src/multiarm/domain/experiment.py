@@ -9,6 +9,7 @@ from multiarm.domain.allocation import Allocation
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import (
+    ArmExists,
     ArmNotFound,
     DecisionExpired,
     ExperimentDisabled,
@@ -116,6 +117,8 @@ class Experiment:
         self.state = ExperimentState(0, "experiment", spec or ExperimentSpec(policy=policy))
         self.load(self.state)
         for number, arm_id in enumerate(arms, start=1):
+            if arm_id in self._by_id:
+                raise ArmExists(arm_id)
             self.put_arm(Arm(number, arm_id))
 
     # --- reading --------------------------------------------------------------------------------------------

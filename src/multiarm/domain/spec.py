@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from multiarm.domain.allocation import FLOOR_TOLERANCE
 from multiarm.domain.arm import ID_PATTERN, Prior
 from multiarm.domain.errors import InvalidField
 from multiarm.domain.policies import AnyPolicy, Policy, Thompson
@@ -97,7 +98,7 @@ def check_creation(request: CreateExperiment) -> None:
     policy = request.policy
     if not policy.reward_min <= request.reward_origin <= policy.reward_max:
         raise InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
-    if len(request.arms) * request.floor > 1 + 1e-12:
+    if len(request.arms) * request.floor > 1 + FLOOR_TOLERANCE:
         raise InvalidField("floor", f"{len(request.arms)} arms × {request.floor:g} is more than the whole traffic.")
     seen: set[str] = set()
     for index, arm in enumerate(request.arm_specs):

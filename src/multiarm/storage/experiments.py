@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from multiarm.domain import evidence as domain
+from multiarm.domain.allocation import require_room
 from multiarm.domain.arm import Arm, Prior
 from multiarm.domain.decision import KEY_BYTES
 from multiarm.domain.errors import (
@@ -16,7 +17,6 @@ from multiarm.domain.errors import (
     ArmNotFound,
     ExperimentExists,
     ExperimentNotFound,
-    FloorTooHigh,
     LimitReached,
 )
 from multiarm.domain.experiment import ExperimentState
@@ -161,7 +161,7 @@ def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits:
             f"The experiment has {len(live)} arms and has had {number - 1}; arm_limit ({limits.arms}) and "
             f"arms_ever_limit ({limits.arms_ever}) allow no more."
         )
-    check_floor(experiment_spec, sum(row.enabled for row in live) + 1)
+    require_room(experiment_spec.floor, sum(row.enabled for row in live) + 1)
     taken = {row.id for row in live}
     if spec.arm_id in taken:
         raise ArmExists(spec.arm_id or "")
@@ -183,7 +183,7 @@ def change_arm(
     before = arm_from(row)
     if enabled and not before.enabled:
         count = connection.scalar(sa.select(sa.func.count()).select_from(arm).where(live, arm.c.enabled)) or 0
-        check_floor(msgspec.json.decode(parent.spec, type=ExperimentSpec), count + 1)
+        require_room(msgspec.json.decode(parent.spec, type=ExperimentSpec).floor, count + 1)
     after = msgspec.structs.replace(before, enabled=before.enabled if enabled is None else enabled, deleted=deleted)
     connection.execute(
         sa.update(arm)
@@ -256,14 +256,6 @@ def made_up(number: int, taken: set[str]) -> str:
     while (arm_id := f"arm-{number}") in taken:
         number += 1
     return arm_id
-
-
-def check_floor(spec: ExperimentSpec, enabled_count: int) -> None:
-    if enabled_count * spec.floor > 1 + 1e-12:
-        raise FloorTooHigh(
-            f"{enabled_count} enabled arms × a floor of {spec.floor:g} is more than the whole traffic; "
-            "disable or delete an arm first."
-        )
 
 
 def arm_values(uid: int, added: Arm) -> dict[str, object]:

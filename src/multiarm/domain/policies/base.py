@@ -39,7 +39,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Raise InvalidReward unless `reward` lies in the policy's range (nan never does)."""
         if not self.reward_min <= reward <= self.reward_max:
             raise InvalidReward(
-                f"A reward for this policy lies between {self.reward_min:g} and {self.reward_max:g}; got {reward:g}."
+                f"A reward lies between {self.reward_min:g} and {self.reward_max:g} here; got {reward!s:.40}."
             )
 
     def increment(self, observation: Observation) -> tuple[float, ...]:
