@@ -114,8 +114,11 @@ class Housekeeping:
 
     async def purge(self) -> None:
         """Remove what deleted experiments held, 5,000 rows at a time."""
-        while await self._store.run(retention.purge):
-            pass
+        while uids := await self._store.run(retention.deleted_experiments):
+            number: int | None = 0
+            while number is not None:
+                step = await self._store.run(partial(retention.purge, after_number=number, uids=uids))
+                number = step.next_number
 
 
 async def every(interval_s: float, job: Callable[[], Awaitable[None]]) -> None:

@@ -1,8 +1,7 @@
 """The books: for each arm, evidence over all nodes = baseline + reward rows of this epoch."""
 
-import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -11,8 +10,9 @@ from sqlalchemy import Connection
 
 from multiarm.domain.evidence import Row, decay_weight
 from multiarm.domain.spec import ExperimentSpec
+from multiarm.storage.evidence import ArmKey
 from multiarm.storage.experiments import evidence_from
-from multiarm.storage.retention import STEP_ROWS, baseline_row, replayed
+from multiarm.storage.retention import STEP_ROWS, Baseline, Counted, baseline_from, replayed
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
 TOLERANCE = 1e-9  # of the column's Σ|undecayed increments|
@@ -39,58 +39,60 @@ class Entry:
 
 
 def audit(connection: Connection) -> Iterator[Entry]:
-    """The books of every arm of every live experiment; reads each reward row once, a bounded number at a time."""
-    for row in list(connection.execute(sa.select(experiment).where(experiment.c.deleted_at.is_(None)))):
-        spec = msgspec.json.decode(row.spec, type=ExperimentSpec)
-        yield from audit_experiment(connection, row.uid, row.id, row.epoch, spec)
+    """The books of every arm of every live experiment, in order; reads each reward once, a bounded number at a time."""
+    live = list(
+        connection.execute(sa.select(experiment).where(experiment.c.deleted_at.is_(None)).order_by(experiment.c.number))
+    )
+    epochs = {row.uid: row.epoch for row in live}
+    specs = {row.uid: msgspec.json.decode(row.spec, type=ExperimentSpec) for row in live}
+    actual = actual_rows(connection, epochs)
+    expected = expected_rows(connection, epochs, specs)
+    for parent in live:
+        half_life_s = specs[parent.uid].half_life_s
+        zeros = (0.0,) * len(specs[parent.uid].policy.columns)
+        query = sa.select(arm.c.id, arm.c.number).where(arm.c.experiment == parent.uid).order_by(arm.c.number)
+        for arm_id, number in connection.execute(query):
+            have = merged(actual[parent.uid, number], half_life_s)
+            want, magnitudes = expected.get((parent.uid, number), Baseline())
+            as_of = max(have.as_of, want.as_of)
+            yield Entry(
+                parent.id,
+                arm_id,
+                have.pull_count,
+                want.pull_count,
+                read_at(have, as_of, half_life_s) or zeros,
+                read_at(want, as_of, half_life_s) or zeros,
+                magnitudes or zeros,
+            )
 
 
-def audit_experiment(
-    connection: Connection, uid: int, experiment_id: str, epoch: int, spec: ExperimentSpec
-) -> Iterator[Entry]:
-    half_life_s = spec.half_life_s
-    here = (evidence.c.experiment == uid, evidence.c.epoch == epoch)
-    actual: dict[int, list[Row]] = defaultdict(list)
-    for row in connection.execute(sa.select(evidence).where(*here)):
-        actual[row.arm].append(evidence_from(row))
-    expected = {
-        row.arm: baseline_row(row)
-        for row in connection.execute(
-            sa.select(baseline).where(baseline.c.experiment == uid, baseline.c.epoch == epoch)
-        )
+def actual_rows(connection: Connection, epochs: Mapping[int, int]) -> dict[ArmKey, list[Row]]:
+    """What each node says of each arm, in this epoch."""
+    found: dict[ArmKey, list[Row]] = defaultdict(list)
+    for row in connection.execute(sa.select(evidence)):
+        if epochs.get(row.experiment) == row.epoch:
+            found[row.experiment, row.arm].append(evidence_from(row))
+    return found
+
+
+def expected_rows(
+    connection: Connection, epochs: Mapping[int, int], specs: Mapping[int, ExperimentSpec]
+) -> dict[ArmKey, Baseline]:
+    """The baseline of each arm in this epoch, with its reward rows added."""
+    found = {
+        (row.experiment, row.arm): baseline_from(row)
+        for row in connection.execute(sa.select(baseline))
+        if epochs.get(row.experiment) == row.epoch
     }
-    scale = {number: [abs(value) for value in row.sums] for number, row in expected.items()}
-    for number, increments in reward_increments(connection, uid, epoch, spec):
-        expected[number] = expected.get(number, Row()).plus(increments, half_life_s)
-        sizes = zip(*(numbers for numbers, _ in increments), strict=True)
-        before = scale.get(number) or [0.0] * len(spec.policy.columns)
-        scale[number] = [old + math.fsum(map(abs, column)) for old, column in zip(before, sizes, strict=True)]
-    zeros = (0.0,) * len(spec.policy.columns)
-    for arm_row in connection.execute(sa.select(arm).where(arm.c.experiment == uid).order_by(arm.c.number)):
-        have = merged(actual[arm_row.number], half_life_s)
-        want = expected.get(arm_row.number, Row())
-        as_of = max(have.as_of, want.as_of)
-        yield Entry(
-            experiment_id,
-            arm_row.id,
-            have.pull_count,
-            want.pull_count,
-            read_at(have, as_of, half_life_s) or zeros,
-            read_at(want, as_of, half_life_s) or zeros,
-            tuple(scale.get(arm_row.number, zeros)),
-        )
-
-
-def reward_increments(
-    connection: Connection, uid: int, epoch: int, spec: ExperimentSpec
-) -> Iterator[tuple[int, list[tuple[tuple[float, ...], float]]]]:
-    """(arm number, increments with their evidence times) of this epoch's reward rows, in pieces of bounded size."""
-    query = sa.select(reward).where(reward.c.experiment == uid, reward.c.epoch == epoch).order_by(reward.c.number)
-    for partition in connection.execution_options(yield_per=STEP_ROWS).execute(query).partitions():
-        by_arm: dict[int, list[tuple[tuple[float, ...], float]]] = defaultdict(list)
+    query = sa.select(reward).order_by(reward.c.number)
+    for partition in connection.execute(query, execution_options={"yield_per": STEP_ROWS}).partitions():
+        increments: dict[ArmKey, list[Counted]] = defaultdict(list)
         for row in partition:
-            by_arm[row.arm].append(replayed(row, spec))
-        yield from by_arm.items()
+            if epochs.get(row.experiment) == row.epoch:
+                increments[row.experiment, row.arm].append(replayed(row, specs[row.experiment]))
+        for key, counted in increments.items():
+            found[key] = found.get(key, Baseline()).plus(counted, specs[key[0]].half_life_s)
+    return found
 
 
 def merged(rows: list[Row], half_life_s: float | None) -> Row:

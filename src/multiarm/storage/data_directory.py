@@ -38,7 +38,11 @@ class DataDirectory:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self.node = self._load_node()
+        try:
+            self.node = self._load_node()
+        except StartError:
+            self.close()
+            raise
 
     @property
     def database(self) -> Path:

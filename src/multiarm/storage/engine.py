@@ -23,7 +23,10 @@ def sqlite_url(path: Path) -> str:
 def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
     """An engine with one connection; `timeout_s` bounds the wait for a lock."""
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED")
+        timeouts = {"options": f"-c lock_timeout={timeout_s * 1000:.0f}", "connect_timeout": max(int(timeout_s), 1)}
+        return sa.create_engine(
+            url, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED", connect_args=timeouts
+        )
     engine = sa.create_engine(url, connect_args={"timeout": timeout_s})
 
     @event.listens_for(engine, "connect")

@@ -121,6 +121,11 @@ def create_experiment(
             f"There are {count} experiments, as many as experiment_limit allows; delete one or raise the setting."
         )
     arms = numbered(request.arm_specs)
+    if len(arms) > min(limits.arms, limits.arms_ever):
+        raise LimitReached(
+            f"An experiment may begin with {min(limits.arms, limits.arms_ever)} arms (arm_limit, arms_ever_limit); "
+            f"this one asks for {len(arms)}."
+        )
     state = ExperimentState(
         int.from_bytes(os.urandom(8), signed=True),
         experiment_id,

@@ -1,8 +1,9 @@
 """What leaves the database: rewards past their retention, and what deleted experiments held. A step at a time."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -14,33 +15,59 @@ from multiarm.domain.spec import ExperimentSpec
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
 STEP_ROWS = 5_000
+EXPERIMENTS_PER_PURGE = 100
+
+Counted = tuple[tuple[float, ...], float]  # an increment's numbers, and its evidence time
 
 
-class PruneStep(NamedTuple):
+class Step(NamedTuple):
     """How many rows a step deleted, and the row number to go on from; None when the walk is done."""
 
     deleted_count: int
     next_number: int | None
 
 
-def prune(connection: Connection, after_number: int, before: float) -> PruneStep:
+def prune(connection: Connection, after_number: int, before: float) -> Step:
     """Walk the next 5,000 rewards in order of receipt; those past retention move into the baseline.
 
     before: seconds since the epoch; a reward is past retention when it was received earlier and, for a decision,
-    the decision was issued earlier too.
+    the decision was issued earlier too. The walk ends where it meets none.
     """
-    numbers = list(
-        connection.scalars(
-            sa.select(reward.c.number).where(reward.c.number > after_number).order_by(reward.c.number).limit(STEP_ROWS)
-        )
-    )
+    numbers = next_numbers(connection, after_number)
     if not numbers:
-        return PruneStep(0, None)
-    walked = reward.c.number.between(numbers[0], numbers[-1])
-    gone = list(connection.execute(sa.delete(reward).where(walked, *expired(before)).returning(*reward.c)))
+        return Step(0, None)
+    old = sa.delete(reward).where(reward.c.number.between(numbers[0], numbers[-1]), *expired(before))
+    gone = list(connection.execute(old.returning(*reward.c)))
     add_to_baseline(connection, gone)
     done = len(numbers) < STEP_ROWS or not gone
-    return PruneStep(len(gone), None if done else numbers[-1])
+    return Step(len(gone), None if done else numbers[-1])
+
+
+def purge(connection: Connection, after_number: int, uids: Sequence[int]) -> Step:
+    """Walk the next 5,000 rewards and delete those of the experiments `uids`; at the end all else that they held.
+
+    uids: deleted experiments, which therefore get no new rewards.
+    """
+    numbers = next_numbers(connection, after_number)
+    if not numbers:
+        for table in (evidence, baseline, arm):
+            connection.execute(sa.delete(table).where(table.c.experiment.in_(uids)))
+        connection.execute(sa.delete(experiment).where(experiment.c.uid.in_(uids)))
+        return Step(0, None)
+    walked = reward.c.number.between(numbers[0], numbers[-1])
+    deleted = connection.execute(sa.delete(reward).where(walked, reward.c.experiment.in_(uids)))
+    return Step(deleted.rowcount, numbers[-1])
+
+
+def deleted_experiments(connection: Connection) -> list[int]:
+    """Uids of up to 100 experiments that wait to be purged."""
+    query = sa.select(experiment.c.uid).where(experiment.c.deleted_at.is_not(None)).limit(EXPERIMENTS_PER_PURGE)
+    return list(connection.scalars(query))
+
+
+def next_numbers(connection: Connection, after_number: int) -> list[int]:
+    query = sa.select(reward.c.number).where(reward.c.number > after_number).order_by(reward.c.number)
+    return list(connection.scalars(query.limit(STEP_ROWS)))
 
 
 def expired(before: float) -> tuple[sa.ColumnElement[bool], ...]:
@@ -69,38 +96,42 @@ def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, 
             continue
         key = sa.and_(baseline.c.experiment == uid, baseline.c.arm == number, baseline.c.epoch == epoch)
         found = connection.execute(sa.select(baseline).where(key).with_for_update()).first()
-        before = Row() if found is None else baseline_row(found)
-        after = before.plus([replayed(row, specs[uid]) for row in members], specs[uid].half_life_s)
-        values = {
-            "sums": msgspec.json.encode(after.sums).decode(),
-            "as_of": after.as_of,
-            "pull_count": after.pull_count,
-        }
+        before = Baseline() if found is None else baseline_from(found)
+        values = before.plus([replayed(row, specs[uid]) for row in members], specs[uid].half_life_s).columns
         if found is None:
             connection.execute(sa.insert(baseline).values(experiment=uid, arm=number, epoch=epoch, **values))
         else:
             connection.execute(sa.update(baseline).where(key).values(**values))
 
 
-def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec) -> tuple[tuple[float, ...], float]:
+class Baseline(NamedTuple):
+    """Sums of rewards, and Σ|increments| of each column, undecayed: the measure of what rounding may do to the sums."""
+
+    row: Row = Row()
+    magnitudes: tuple[float, ...] = ()
+
+    def plus(self, increments: Sequence[Counted], half_life_s: float | None) -> Self:
+        sizes = [tuple(map(abs, numbers)) for numbers, _ in increments]
+        columns = zip(*(sizes + [self.magnitudes] * bool(self.magnitudes)), strict=True)
+        return type(self)(self.row.plus(increments, half_life_s), tuple(math.fsum(column) for column in columns))
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """As the table keeps it."""
+        return {
+            "sums": msgspec.json.encode(self.row.sums).decode(),
+            "magnitudes": msgspec.json.encode(self.magnitudes).decode(),
+            "as_of": self.row.as_of,
+            "pull_count": self.row.pull_count,
+        }
+
+
+def baseline_from(row: sa.Row[tuple[object, ...]]) -> Baseline:
+    sums, magnitudes = (msgspec.json.decode(text, type=tuple[float, ...]) for text in (row.sums, row.magnitudes))
+    return Baseline(Row(sums, row.as_of, row.pull_count), magnitudes)
+
+
+def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec) -> Counted:
     """(numbers, evidence time) of a stored reward, as they were counted."""
     observation = Observation(row.reward, spec.reward_origin, row.evidence_time, row.propensity)
     return spec.policy.increment(observation), row.evidence_time
-
-
-def baseline_row(row: sa.Row[tuple[object, ...]]) -> Row:
-    return Row(msgspec.json.decode(row.sums, type=tuple[float, ...]), row.as_of, row.pull_count)
-
-
-def purge(connection: Connection) -> bool:
-    """Delete up to 5,000 rewards of one deleted experiment, in the end itself. False when nothing is left to purge."""
-    uid = connection.scalar(sa.select(experiment.c.uid).where(experiment.c.deleted_at.is_not(None)).limit(1))
-    if uid is None:
-        return False
-    chosen = sa.select(reward.c.number).where(reward.c.experiment == uid).limit(STEP_ROWS)
-    if connection.execute(sa.delete(reward).where(reward.c.number.in_(chosen))).rowcount:
-        return True
-    for table in (evidence, baseline, arm):
-        connection.execute(sa.delete(table).where(table.c.experiment == uid))
-    connection.execute(sa.delete(experiment).where(experiment.c.uid == uid))
-    return True

@@ -118,6 +118,7 @@ baseline = Table(
     Column("arm", Integer, primary_key=True, autoincrement=False),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("sums", Text, nullable=False),
+    Column("magnitudes", Text, nullable=False, comment="Σ|increments|, never decayed: what rounding is measured by"),
     Column("as_of", Double, nullable=False),
     Column("pull_count", BigInteger, nullable=False),
 )

@@ -95,6 +95,12 @@ def upgrade() -> None:
         sa.Column("arm", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("epoch", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("sums", sa.Text(), nullable=False),
+        sa.Column(
+            "magnitudes",
+            sa.Text(),
+            nullable=False,
+            comment="Σ|increments|, never decayed: what rounding is measured by",
+        ),
         sa.Column("as_of", sa.Double(), nullable=False),
         sa.Column("pull_count", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["experiment"], ["experiment.uid"], name=op.f("fk_baseline_experiment")),
