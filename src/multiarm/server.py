@@ -165,7 +165,9 @@ def build_supervisor(
         accountant,
         signer,
         executor,
-        limits=db.Limits(settings.experiment_limit, settings.arm_limit, settings.arms_ever_limit),
+        limits=db.Limits(
+            settings.experiment_limit, settings.arm_limit, settings.arms_ever_limit, settings.payload_limit_bytes
+        ),
         restart_policy=RestartPolicy(
             settings.restart_backoff_s, settings.restart_backoff_limit_s, settings.quarantine_failures
         ),

@@ -4,7 +4,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,7 @@ from msgspec import Meta
 from multiarm.domain.errors import StartError
 
 PREFIX = "MULTIARM_"
+ENVIRONMENT = "environment variable"
 TEST_PREFIX = "MULTIARM_TEST_"  # for the test suite, not for the server it starts
 
 
@@ -24,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "data"
     )
     allowed_hosts: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, Meta(min_length=1, pattern=r"^\S+$")], ...],
         Meta(min_length=1, description="Names that `Host` and `Origin` may carry, without port; `*` allows all."),
     ] = ("127.0.0.1", "localhost", "[::1]")
     log_format: Annotated[Literal["human", "json"], Meta(description="Form of the log lines.")] = "human"
@@ -62,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 60.0
     draw_count_interval_s: Annotated[
         float, Meta(ge=0.05, le=1, description="Time between two writes of the draw counts.")
-    ] = 1.0
+    ] = 0.5
 
     allocation_budget_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of one core that recomputing allocations may take.")
@@ -128,7 +129,7 @@ def load_settings(
         if name not in known:
             raise StartError(f"{source}: there is no setting {name!r}; docs/settings.md lists them all.")
         try:
-            values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
+            values[name] = msgspec.convert(value, known[name].type, strict=not source.startswith(ENVIRONMENT))
         except msgspec.ValidationError:
             raise StartError(
                 f"{source}: {name} = {value!r} is not allowed; it must be {allowed(known[name])}."
@@ -146,7 +147,8 @@ def sources(
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX):
             name = variable.removeprefix(PREFIX).lower()
-            yield f"environment variable {variable}", name, text.split(",") if name == "allowed_hosts" else text
+            value = [word.strip() for word in text.split(",")] if name == "allowed_hosts" else text
+            yield f"{ENVIRONMENT} {variable}", name, value
     for name, flag in flags.items():
         if flag is not None:
             yield f"flag --{name.replace('_', '-')}", name, flag
@@ -190,6 +192,6 @@ def allowed(field: msgspec.structs.FieldInfo) -> str:
         kind = "a whole number" if base is int else "a number"
         low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}"
         return f"{kind} {low} to {meta.le:,}"
-    if base == tuple[str, ...]:
+    if get_origin(base) is tuple:
         return "a list of names (in the environment separated by commas)"
     return " or ".join(repr(choice) for choice in base.__args__)

@@ -19,7 +19,7 @@ from multiarm.domain.spec import (
     Update,
     UpdateBatch,
     check_creation,
-    check_prior,
+    check_arm,
 )
 
 GOOD_IDS = ["a", "Z", "0", "9-._", "a" * 64, "arm-1", "A.b_c-d", "0.."]
@@ -58,7 +58,7 @@ def fault_of(request: CreateExperiment) -> str:
     """The path of the field at fault."""
     with pytest.raises(InvalidField) as caught:
         check_creation(request)
-    return caught.value.field
+    return caught.value.path
 
 
 class TestIds:
@@ -229,17 +229,17 @@ class TestCreation:
         arm = msgspec.convert({"arm_id": "b", "prior": {"pulls": 1.0, "mean_reward": mean}}, ArmSpec)
         assert fault_of(CreateExperiment(arms=["a", arm])) == "arms[1].prior.mean_reward"
         with pytest.raises(InvalidField):
-            check_prior(arm, Thompson())
+            check_arm(arm, Thompson())
 
     @pytest.mark.parametrize("mean", [0.0, 0.5, 1.0])
     def test_a_prior_mean_in_range_is_accepted(self, mean: float) -> None:
-        check_prior(msgspec.convert({"prior": {"pulls": 1.0, "mean_reward": mean}}, ArmSpec), Thompson())
+        check_arm(msgspec.convert({"prior": {"pulls": 1.0, "mean_reward": mean}}, ArmSpec), Thompson())
 
     def test_an_unbounded_policy_takes_prior_means_up_to_1e12(self) -> None:
         for mean, allowed in ((1e12, True), (-1e12, True), (1.01e12, False), (float("nan"), False)):
             arm = msgspec.convert({"prior": {"pulls": 1.0, "mean_reward": mean}}, ArmSpec)
             if allowed:
-                check_prior(arm, EpsilonGreedy())
+                check_arm(arm, EpsilonGreedy())
             else:
                 with pytest.raises(InvalidField):
-                    check_prior(arm, EpsilonGreedy())
+                    check_arm(arm, EpsilonGreedy())

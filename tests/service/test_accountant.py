@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
-from multiarm.service.accountant import Accountant, DropReport, Mailbox
+from multiarm.service.accountant import Accountant, DropReport, Tray
 from multiarm.storage.ledger import DecisionRow, Ledger, RequestRow, RewardRow, Row, Table
 
 NOON = 1_772_366_400.0
@@ -110,14 +110,14 @@ class TestRecording:
         assert [entry["event"] for entry in logs] == ["ledger_rows_dropped"]
 
     def test_between_two_threads_no_row_is_lost_or_doubled(self) -> None:
-        mailbox: Mailbox[RequestRow] = Mailbox(10**9)
+        tray: Tray[RequestRow] = Tray(10**9)
         sent = [request(number) for number in range(200_000)]
 
         def send() -> None:
             for row in sent[:150_000]:
-                mailbox.put(row)
+                tray.put(row)
             for start in range(150_000, 200_000, 10):
-                mailbox.put_all(sent[start : start + 10])
+                tray.put_all(sent[start : start + 10])
 
         interval_s = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)
@@ -126,8 +126,8 @@ class TestRecording:
             thread.start()
             received: list[RequestRow] = []
             while thread.is_alive():
-                received += mailbox.take()
-            received += mailbox.take()
+                received += tray.take()
+            received += tray.take()
         finally:
             sys.setswitchinterval(interval_s)
         assert received == sent

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multiarm.storage.ledger import SCHEMAS, Compacted, DecisionRow, Ledger, RequestRow, RewardRow, Table
+from multiarm.storage.ledger import SCHEMAS, DecisionRow, Ledger, RequestRow, RewardRow, Table
+from multiarm.storage.segment import Compacted
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 DAY_S = 86_400

@@ -4,14 +4,10 @@
 branch of the tree becomes is the business of `multiarm.http.problems` alone.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-
-class MultiarmError(Exception):
-    """Root of every error that multiarm raises on purpose."""
-
-    type: ClassVar[str] = "error"
-    title: ClassVar[str] = "Error"
+FAULT_LIMIT = 100  # how many faults an answer lists
 
 
 class Fault(NamedTuple):
@@ -20,6 +16,17 @@ class Fault(NamedTuple):
     path: str
     type: str
     detail: str
+
+
+class MultiarmError(Exception):
+    """Root of every error that multiarm raises on purpose. `path` names the field of the request that it is about."""
+
+    type: ClassVar[str] = "error"
+    title: ClassVar[str] = "Error"
+    path: str = ""
+
+    def as_faults(self) -> list[Fault]:
+        return [Fault(self.path, self.type, str(self))]
 
 
 # --- the request cannot be read ------------------------------------------------------------------------
@@ -146,11 +153,10 @@ class ExperimentGone(Gone):
 
 
 class Invalid(MultiarmError):
-    """Something does not fit; `path` names the field of the request that it is about."""
+    """Something does not fit."""
 
     type = "invalid"
     title = "The request does not fit"
-    path: ClassVar[str] = ""
 
 
 class InvalidRequest(Invalid):
@@ -161,13 +167,24 @@ class InvalidRequest(Invalid):
         count = "1 field does" if len(faults) == 1 else f"{len(faults)} fields do"
         super().__init__(f"{count} not fit; `errors` lists what to change.")
 
+    def as_faults(self) -> list[Fault]:
+        return self.faults
+
 
 class InvalidField(Invalid):
     """A single field of the request is at fault."""
 
     def __init__(self, path: str, detail: str) -> None:
-        self.field = path
+        self.path = path
         super().__init__(detail)
+
+
+def raise_all(errors: Sequence[MultiarmError]) -> None:
+    """Raise the only error as it is, several as one InvalidRequest that lists them all; nothing where there is none."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InvalidRequest([fault for error in errors for fault in error.as_faults()])
 
 
 class InvalidReward(Invalid):

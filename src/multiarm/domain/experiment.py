@@ -1,5 +1,6 @@
 """The experiment: arms, policy, evidence, allocation, lifecycle. No I/O, no clock: pass `now` and `rng` in."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -7,17 +8,20 @@ from typing import NamedTuple, Protocol
 
 from multiarm.domain.allocation import Allocation
 from multiarm.domain.arm import Arm
-from multiarm.domain.decision import DecisionSigner
+from multiarm.domain.decision import Claims, DecisionSigner
 from multiarm.domain.errors import (
     ArmExists,
     ArmNotFound,
     DecisionExpired,
     ExperimentDisabled,
+    Invalid,
     InvalidDecision,
     InvalidField,
     InvalidTimestamp,
+    MultiarmError,
     NoEnabledArms,
     StaleEpoch,
+    raise_all,
 )
 from multiarm.domain.evidence import Evidence, Row
 from multiarm.domain.policies import AnyPolicy, Observation, Thompson
@@ -160,19 +164,14 @@ class Experiment:
     def credit(self, update: Update, now: float) -> Increment:
         """Validate a reward and say what it adds; changes nothing.
 
-        Raises Invalid (422), ArmNotFound, StaleEpoch or DecisionExpired, and ForeignDecision.
+        Raises Invalid (422; for several faults InvalidRequest), ArmNotFound, StaleEpoch, DecisionExpired, and
+        ForeignDecision.
         """
-        spec = self.state.spec
-        spec.policy.check_reward(update.reward)
-        ts = checked_ts(update.ts, now)
-        if update.decision_id is not None:
-            return self._credit_decision(update, update.decision_id, ts, now)
-        if update.arm_id is None:
-            raise InvalidField("", "Give either decision_id or arm_id.")
-        time = now if ts is None else min(ts, now)
-        numbers = spec.policy.increment(Observation(update.reward, spec.reward_origin, time))
-        key = None if update.key is None else f"k:{update.key}"
-        return Increment(self.arm(update.arm_id), numbers, time, key, update.reward, None, None, None, ts)
+        try:
+            return self._increment(update, now)
+        except Invalid:
+            raise_all(self._faults(update, now))
+            raise
 
     def snapshot(self, now: float) -> Snapshot:
         """All that an allocation or the statistics depend on, frozen: it may be computed from in another thread."""
@@ -270,27 +269,21 @@ class Experiment:
         half_life_s = self.state.spec.half_life_s
         self._drift_s = float("inf") if half_life_s is None else DRIFT_SHARE * half_life_s
 
-    def _credit_decision(self, update: Update, token: str, ts: float | None, now: float) -> Increment:
-        if update.arm_id is not None or update.key is not None:
-            raise InvalidField("", "A decision_id says which arm, and is its own key: give neither arm_id nor key.")
-        claims = self._signer.open(token)
-        state = self.state
-        if claims.uid != state.uid:
-            raise ForeignDecision(claims.uid)
-        if claims.epoch != state.epoch:
-            raise StaleEpoch("The decision was drawn before the experiment was reset; drop it.")
-        if claims.time < now - self._decision_lifetime_s:
-            raise DecisionExpired("Rewards are taken for as long as reward_retention_days says; drop it.")
-        arm = state.arms.get(claims.arm_number)
-        if arm is None:
-            raise InvalidDecision("The experiment never had the arm that it names.")
+    def _increment(self, update: Update, now: float) -> Increment:
+        spec = self.state.spec
+        spec.policy.check_reward(update.reward)
+        ts = checked_ts(update.ts, now)
+        arm, claims = self._target(update, now)
+        if claims is None:
+            time = now if ts is None else min(ts, now)
+            numbers = spec.policy.increment(Observation(update.reward, spec.reward_origin, time))
+            key = None if update.key is None else f"k:{update.key}"
+            return Increment(arm, numbers, time, key, update.reward, None, None, None, ts)
         time = min(claims.time, now)
-        numbers = state.spec.policy.increment(
-            Observation(update.reward, state.spec.reward_origin, time, claims.propensity)
-        )
+        observation = Observation(update.reward, spec.reward_origin, time, claims.propensity)
         return Increment(
             arm,
-            numbers,
+            spec.policy.increment(observation),
             time,
             f"d:{claims.unique.hex()}",
             update.reward,
@@ -299,6 +292,41 @@ class Experiment:
             claims.unique,
             ts,
         )
+
+    def _target(self, update: Update, now: float) -> tuple[Arm, Claims | None]:
+        """The arm that an update is for, and what its decision says where it names one."""
+        if update.decision_id is None:
+            if update.arm_id is None:
+                raise InvalidField("", "Give either decision_id or arm_id.")
+            return self.arm(update.arm_id), None
+        if update.arm_id is not None or update.key is not None:
+            raise InvalidField("", "A decision_id says which arm, and is its own key: give neither arm_id nor key.")
+        claims = self._signer.open(update.decision_id)
+        if claims.uid != self.state.uid:
+            raise ForeignDecision(claims.uid)
+        if claims.epoch != self.state.epoch:
+            raise StaleEpoch("The decision was drawn before the experiment was reset; drop it.")
+        if claims.time < now - self._decision_lifetime_s:
+            raise DecisionExpired("Rewards are taken for as long as reward_retention_days says; drop it.")
+        arm = self.state.arms.get(claims.arm_number)
+        if arm is None:
+            raise InvalidDecision("The experiment never had the arm that it names.")
+        return arm, claims
+
+    def _faults(self, update: Update, now: float) -> list[MultiarmError]:
+        """All that is wrong with an update; each of its parts is looked at by itself."""
+        faults: list[MultiarmError] = []
+        for check in (
+            lambda: self.state.spec.policy.check_reward(update.reward),
+            lambda: checked_ts(update.ts, now),
+            lambda: self._target(update, now),
+        ):
+            with contextlib.suppress(ForeignDecision):
+                try:
+                    check()
+                except MultiarmError as error:
+                    faults.append(error)
+        return faults
 
     def _as_evidence(self, rows: Sequence[Row]) -> Evidence:
         spec = self.state.spec

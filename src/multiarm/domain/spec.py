@@ -1,6 +1,8 @@
 """What a user asks for: frozen structs, validated as they are decoded."""
 
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from math import isfinite
 from typing import Annotated, Any
 
@@ -9,7 +11,7 @@ from msgspec import Meta
 
 from multiarm.domain.allocation import FLOOR_TOLERANCE
 from multiarm.domain.arm import ID_PATTERN, Prior
-from multiarm.domain.errors import InvalidField
+from multiarm.domain.errors import FAULT_LIMIT, InvalidField, raise_all
 from multiarm.domain.policies import AnyPolicy, Policy, Thompson
 from multiarm.domain.policies.base import REWARD_LIMIT
 
@@ -91,31 +93,44 @@ class UpdateBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     updates: Annotated[list[Update], Meta(min_length=1, max_length=BATCH_LIMIT)]
 
 
-def check_creation(request: CreateExperiment) -> None:
-    """What the types cannot say; InvalidField names the first field at fault."""
-    if request.experiment_id in RESERVED_IDS:
-        raise InvalidField("experiment_id", f"{request.experiment_id!r} is a word of the API; choose another id.")
+def check_creation(request: CreateExperiment, payload_limit_bytes: int = 8192) -> None:
+    """What the types cannot say; InvalidField or, for several faults, InvalidRequest."""
+    raise_all(list(islice(creation_faults(request, payload_limit_bytes), FAULT_LIMIT)))
+
+
+def check_arm(arm: ArmSpec, policy: Policy, payload_limit_bytes: int = 8192) -> None:
+    """The same of one arm that is to be added."""
+    raise_all(list(arm_faults(arm, policy, payload_limit_bytes)))
+
+
+def creation_faults(request: CreateExperiment, payload_limit_bytes: int) -> Iterator[InvalidField]:
     policy = request.policy
+    if request.experiment_id in RESERVED_IDS:
+        yield InvalidField("experiment_id", f"{request.experiment_id!r} is a word of the API; choose another id.")
     if not policy.reward_min <= request.reward_origin <= policy.reward_max:
-        raise InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
+        yield InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
     if len(request.arms) * request.floor > 1 + FLOOR_TOLERANCE:
-        raise InvalidField("floor", f"{len(request.arms)} arms × {request.floor:g} is more than the whole traffic.")
+        yield InvalidField("floor", f"{len(request.arms)} arms × {request.floor:g} is more than the whole traffic.")
     seen: set[str] = set()
     for index, arm in enumerate(request.arm_specs):
         if arm.arm_id is not None and arm.arm_id in seen:
-            raise InvalidField(f"arms[{index}]", f"Arm id {arm.arm_id!r} is given twice.")
+            yield InvalidField(f"arms[{index}]", f"Arm id {arm.arm_id!r} is given twice.")
         if arm.arm_id is not None:
             seen.add(arm.arm_id)
-        check_prior(arm, policy, f"arms[{index}].")
+        yield from arm_faults(arm, policy, payload_limit_bytes, f"arms[{index}].")
 
 
-def check_prior(arm: ArmSpec, policy: Policy, path: str = "") -> None:
-    """A prior's mean must be a reward that the policy could see."""
+def arm_faults(arm: ArmSpec, policy: Policy, payload_limit_bytes: int, path: str = "") -> Iterator[InvalidField]:
+    """A prior's mean must be a reward that the policy could see, and a payload must not be too large."""
+    if arm.payload is not None and len(msgspec.json.encode(arm.payload)) > payload_limit_bytes:
+        yield InvalidField(
+            f"{path}payload", f"A payload may have {payload_limit_bytes:,} bytes as JSON (payload_limit_bytes)."
+        )
     if arm.prior is None:
         return
     mean = arm.prior.mean_reward
     if not (isfinite(mean) and policy.reward_min <= mean <= policy.reward_max):
-        raise InvalidField(f"{path}prior.mean_reward", f"A mean of this policy's rewards lies in {span(policy)}.")
+        yield InvalidField(f"{path}prior.mean_reward", f"A mean of this policy's rewards lies in {span(policy)}.")
 
 
 def span(policy: Policy) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from litestar import Request
 
 from multiarm.domain.errors import (
+    FAULT_LIMIT,
     BodyTooLarge,
     Fault,
     InvalidRequest,
@@ -16,7 +17,7 @@ from multiarm.domain.errors import (
     UnsupportedMediaType,
 )
 from multiarm.domain.spec import BATCH_LIMIT, Update, UpdateBatch
-from multiarm.service.batch import FAULT_LIMIT, BatchFaults, joined
+from multiarm.service.batch import BatchFaults, joined
 
 T = TypeVar("T")
 
@@ -30,11 +31,13 @@ async def read_body(request: Request[Any, Any, Any], limit_bytes: int) -> bytes:
     headers = dict(request.scope["headers"])
     if declared_length(headers) > limit_bytes:
         raise too_large(limit_bytes)
-    message = await request.receive()
-    body: bytes = message.get("body", b"")  # type: ignore[assignment]
-    while message.get("more_body"):
+    body, more = b"", True
+    while more:
         message = await request.receive()
-        body += message.get("body", b"")  # type: ignore[operator]
+        if message["type"] != "http.request":
+            raise MalformedBody("The connection was closed before the body was there.")
+        body += message["body"]
+        more = message["more_body"]
         if len(body) > limit_bytes:
             raise too_large(limit_bytes)
     if body and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
@@ -56,8 +59,11 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        faults = list(islice(walk(parse(body, error), decoder.type), FAULT_LIMIT))
-        raise InvalidRequest(faults or [fault_of(error)]) from None
+        document = parse(body, error)
+        faults = list(islice(walk(document, decoder.type), FAULT_LIMIT))
+        if faults:
+            raise InvalidRequest(faults) from None
+        return msgspec.convert(document, decoder.type)  # the fault was in a key that came again, and the last counts
     except _UNREADABLE as error:
         raise malformed(body, error) from None
 

@@ -72,16 +72,18 @@ class Gate:
         return None if self._any_host else self._foreign(scope["headers"])
 
     def _foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
-        host = b""
+        host_count = 0
         for name, value in headers:
             if name == b"host":
-                host = value
+                host_count += 1
+                if without_port(value) not in self._hosts:
+                    return ForbiddenOrigin("The Host header names no host of this server; allowed_hosts lists them.")
             elif name == b"origin" and without_port(value.partition(b"://")[2]) not in self._hosts:
                 return ForbiddenOrigin("Requests from other web sites are refused; allowed_hosts lists what may ask.")
             elif name == b"sec-fetch-site" and value == b"cross-site":
                 return ForbiddenOrigin("Requests across sites are refused.")
-        if without_port(host) not in self._hosts:
-            return ForbiddenOrigin("The Host header names no host of this server; allowed_hosts lists them.")
+        if host_count != 1:
+            return ForbiddenOrigin("A request has one Host header, and it names a host of allowed_hosts.")
         return None
 
     def _route(self, scope: HTTPScope) -> str:

@@ -1,17 +1,21 @@
 """The OpenAPI document: paths from the routes, bodies and answers from the very structs that validate them."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from litestar import Litestar, Request, get
+from litestar import Litestar, Request, Router, route
+from litestar.enums import HttpMethod
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.routes import BaseRoute
+from litestar.types import ControllerRouterHandler
 
 from multiarm._version import __version__
 from multiarm.http.answers import Answer
@@ -61,6 +65,7 @@ def operation_name(handler: HTTPRouteHandler, method: str, _path: object) -> str
 
 def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
     """Litestar's document with the bodies, answers and errors of each route, as msgspec describes them."""
+    document = deepcopy(document)  # the framework keeps its own for the next time
     known = {d.operation_id: d for d in (handler.opt["documentation"] for handler in documented_handlers(app))}
     types = {t for d in known.values() for t in (d.body, d.answer) if t is not None} | {Problem}
     _, components = msgspec.json.schema_components(
@@ -117,7 +122,16 @@ class TryItPage(SwaggerRenderPlugin):
         return super().render(request, completed(openapi_schema, request.app))
 
 
-@get("/docs/assets/{name:str}", include_in_schema=False, sync_to_thread=False)
+class Pages(Router):
+    """The framework registers its pages for GET; these answer HEAD too, like every other route that reads."""
+
+    def register(self, value: ControllerRouterHandler) -> list[BaseRoute]:
+        if isinstance(value, HTTPRouteHandler):
+            value.http_methods = {HttpMethod.GET, HttpMethod.HEAD}
+        return super().register(value)
+
+
+@route("/docs/assets/{name:str}", http_method=["GET", "HEAD"], include_in_schema=False, sync_to_thread=False)
 def asset(name: str) -> Answer:
     """Swagger UI's files, from the installed package: the page works without the internet."""
     package = find_spec("flask_swagger_ui")
@@ -132,7 +146,7 @@ def openapi_config() -> OpenAPIConfig:
         title="multiarm",
         version=__version__,
         summary="Online experiments run by multi-armed bandits.",
-        path="/docs",
+        openapi_router=Pages("/docs", route_handlers=[], include_in_schema=False),
         use_handler_docstrings=True,
         render_plugins=[
             TryItPage(

@@ -94,8 +94,6 @@ async def create(request: HttpRequest) -> Answer:
     """Create an experiment; without a body: Thompson sampling, no arms, a made-up id."""
     body = await body_of(request)
     asked = decode(body, _create_decoder) if body else CreateExperiment()
-    for index, arm in enumerate(asked.arm_specs):
-        check_payload(request, arm, f"arms[{index}].payload")
     experiment_id = await supervisor(request).create(asked)
     return json_answer(views.ExperimentId(experiment_id), 201)
 
@@ -157,7 +155,6 @@ async def add_arm(request: HttpRequest, experiment_id: str) -> Answer:
     """Add an arm; without a body it gets a made-up id. A deleted id can be used again, for a new arm."""
     body = await body_of(request)
     spec = decode(body, _arm_decoder) if body else ArmSpec()
-    check_payload(request, spec, "payload")
     return json_answer(views.ArmId(await supervisor(request).add_arm(experiment_id, spec)), 201)
 
 
@@ -249,12 +246,6 @@ async def stats(request: HttpRequest, experiment_id: str) -> Answer:
 
 ACCEPTED = json_answer(views.Counted(1, 0))
 DUPLICATE = json_answer(views.Counted(0, 1))
-
-
-def check_payload(request: HttpRequest, arm: ArmSpec, path: str) -> None:
-    limit = settings(request).payload_limit_bytes
-    if arm.payload is not None and len(msgspec.json.encode(arm.payload)) > limit:
-        raise InvalidField(path, f"A payload may have {limit:,} bytes as JSON (payload_limit_bytes).")
 
 
 HANDLERS = [

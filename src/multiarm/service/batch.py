@@ -2,18 +2,8 @@
 
 from operator import itemgetter
 
-from multiarm.domain.errors import (
-    BatchRejected,
-    Fault,
-    Gone,
-    Invalid,
-    InvalidField,
-    InvalidRequest,
-    MultiarmError,
-    NotFound,
-)
+from multiarm.domain.errors import FAULT_LIMIT, BatchRejected, Fault, Gone, Invalid, MultiarmError, NotFound
 
-FAULT_LIMIT = 100
 _PRECEDENCE: tuple[type[MultiarmError], ...] = (Invalid, NotFound, Gone)
 
 
@@ -48,10 +38,7 @@ def rank(error: MultiarmError) -> int:
 
 def faults_of(error: MultiarmError, prefix: str = "") -> list[Fault]:
     """The error as faults, their paths below `prefix`."""
-    if isinstance(error, InvalidRequest):
-        return [fault._replace(path=joined(prefix, fault.path)) for fault in error.faults]
-    path = error.field if isinstance(error, InvalidField) else getattr(error, "path", "")
-    return [Fault(joined(prefix, path), error.type, str(error))]
+    return [fault._replace(path=joined(prefix, fault.path)) for fault in error.as_faults()]
 
 
 def joined(prefix: str, path: str) -> str:

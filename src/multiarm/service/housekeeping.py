@@ -122,12 +122,14 @@ class Housekeeping:
 
 
 async def every(interval_s: float, job: Callable[[], Awaitable[None]]) -> None:
-    """Run `job` now and then at the interval; one that fails is logged and tried again."""
+    """Run `job` at once and then at the interval, or as fast as it goes; one that fails is logged and tried again."""
+    clock = asyncio.get_running_loop().time
     while True:
+        began_at = clock()
         try:
             await job()
         except Unavailable as error:
             log.warning("housekeeping_postponed", job=job.__name__, reason=str(error))
         except Exception as error:
             log.exception("housekeeping_failed", job=job.__name__, error=repr(error))
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(max(began_at + interval_s - clock(), 0))

@@ -111,7 +111,7 @@ class Supervisor:
     # --- administration ---------------------------------------------------------------------------------------
 
     async def create(self, request: CreateExperiment) -> str:
-        check_creation(request)
+        check_creation(request, self._limits.payload_bytes)
         experiment_id = request.experiment_id or str(uuid.uuid4())
         work = partial(
             db.create_experiment,

@@ -20,17 +20,18 @@ from multiarm.domain.errors import (
     LimitReached,
 )
 from multiarm.domain.experiment import ExperimentState
-from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, check_prior
+from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, check_arm
 from multiarm.storage.schema import arm, evidence, experiment, signing_key
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many experiments, arms of one experiment, and arms ever added to it, deleted ones included."""
+    """Experiments, arms of one experiment, arms ever added to it (deleted ones too), and bytes of a payload."""
 
     experiments: int = 10_000
     arms: int = 1_000
     arms_ever: int = 10_000
+    payload_bytes: int = 8_192
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits:
     """ArmExists, LimitReached, or FloorTooHigh where the floor leaves no room for one more."""
     parent = locked(connection, uid)
     experiment_spec = msgspec.json.decode(parent.spec, type=ExperimentSpec)
-    check_prior(spec, experiment_spec.policy)
+    check_arm(spec, experiment_spec.policy, limits.payload_bytes)
     live = list(
         connection.execute(
             sa.select(arm.c.id, arm.c.enabled).where(arm.c.experiment == uid, arm.c.deleted_at.is_(None))

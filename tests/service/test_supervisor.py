@@ -1,0 +1,273 @@
+"""The Supervisor against a model of it, and what the model does not show."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from multiarm.domain.errors import (
+    ArmNotFound,
+    ExperimentExists,
+    ExperimentGone,
+    ExperimentNotFound,
+    InvalidDecision,
+    MultiarmError,
+    NoEnabledArms,
+    StaleEpoch,
+)
+from multiarm.domain.spec import ArmSpec, Update
+from multiarm.service.batch import BatchFaults
+from postgres import Clock, Service, run_service
+
+
+@dataclass
+class ArmModel:
+    enabled: bool = True
+    draw_count: int = 0
+    rewards: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Model:
+    """What an experiment should have counted. Decisions of this epoch are kept with the arm that they drew."""
+
+    arms: dict[str, ArmModel] = field(default_factory=dict)
+    deleted: list[ArmModel] = field(default_factory=list)
+    decisions: list[tuple[str, ArmModel]] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def count(self, key: str | None, arm: ArmModel, reward: float) -> bool:
+        if key in self.seen:
+            return False
+        if key is not None:
+            self.seen.add(key)
+        arm.rewards.append(reward)
+        return True
+
+    def reset(self) -> None:
+        self.stale += [decision_id for decision_id, _ in self.decisions]
+        self.decisions.clear()
+        self.deleted.clear()
+        for arm in self.arms.values():
+            arm.draw_count, arm.rewards = 0, []
+
+
+class Walk:
+    """A random walk through what a client can do, on a service and on the model of it."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.models: dict[str, Model] = {}
+        self.gone: list[str] = []  # decisions of deleted experiments
+        self.weights = {
+            self.create: 2,
+            self.delete: 1,
+            self.reset: 2,
+            self.add_arm: 6,
+            self.delete_arm: 3,
+            self.enable_arm: 6,
+            self.draw: 30,
+            self.update: 20,
+            self.update_batch: 10,
+            self.stale_update: 3,
+            self.reload: 3,
+        }
+
+    async def go(self, service: Service, step_count: int) -> None:
+        for _ in range(step_count):
+            [step] = self.rng.choices(list(self.weights), list(self.weights.values()))
+            if self.models or step == self.create:
+                await step(service, self.rng.choice(list(self.models)) if self.models else "")
+        await self.compare(service)
+
+    async def create(self, service: Service, _: str) -> None:
+        name = f"e{self.rng.randrange(3)}"
+        if name in self.models:
+            with pytest.raises(ExperimentExists):
+                await service.create(name)
+            return
+        await service.create(name, half_life_s=None)
+        self.models[name] = Model({"red": ArmModel(), "green": ArmModel()})
+
+    async def delete(self, service: Service, name: str) -> None:
+        await service.supervisor.delete(name)
+        model = self.models.pop(name)
+        self.gone += [decision_id for decision_id, _ in model.decisions]
+
+    async def reset(self, service: Service, name: str) -> None:
+        await service.supervisor.reset(name)
+        self.models[name].reset()
+
+    async def add_arm(self, service: Service, name: str) -> None:
+        arm_id = await service.supervisor.add_arm(name, ArmSpec())
+        assert arm_id not in self.models[name].arms
+        self.models[name].arms[arm_id] = ArmModel()
+
+    async def delete_arm(self, service: Service, name: str) -> None:
+        arms = self.models[name].arms
+        if arms:
+            arm_id = self.rng.choice(list(arms))
+            await service.supervisor.delete_arm(name, arm_id)
+            self.models[name].deleted.append(arms.pop(arm_id))
+
+    async def enable_arm(self, service: Service, name: str) -> None:
+        arms = self.models[name].arms
+        if arms:
+            arm_id, enabled = self.rng.choice(list(arms)), self.rng.random() < 0.6
+            await service.supervisor.set_arm_enabled(name, arm_id, enabled)
+            arms[arm_id].enabled = enabled
+
+    async def draw(self, service: Service, name: str) -> None:
+        model = self.models[name]
+        if not any(arm.enabled for arm in model.arms.values()):
+            with pytest.raises(NoEnabledArms):
+                service.supervisor.draw(name)
+            return
+        for _ in range(self.rng.randint(1, 4)):
+            decision = service.supervisor.draw(name)
+            arm = model.arms[decision.arm.arm_id]
+            assert arm.enabled
+            arm.draw_count += 1
+            model.decisions.append((decision.decision_id, arm))
+
+    def some_update(self, model: Model) -> tuple[Update, str | None, ArmModel] | None:
+        reward = self.rng.choice([0.0, 0.25, 1.0])
+        if model.decisions and self.rng.random() < 0.6:
+            decision_id, arm = self.rng.choice(model.decisions)
+            return Update(reward, decision_id=decision_id), decision_id, arm
+        if not model.arms:
+            return None
+        arm_id = self.rng.choice(list(model.arms))
+        key = self.rng.choice([None, f"key-{self.rng.randrange(200)}"])
+        return Update(reward, arm_id=arm_id, key=key), key, model.arms[arm_id]
+
+    async def update(self, service: Service, name: str) -> None:
+        model = self.models[name]
+        if (some := self.some_update(model)) is not None:
+            update, key, arm = some
+            assert await service.supervisor.update(name, update) == model.count(key, arm, update.reward)
+
+    async def update_batch(self, service: Service, name: str) -> None:
+        model = self.models[name]
+        some = [one for one in (self.some_update(model) for _ in range(self.rng.randint(1, 40))) if one is not None]
+        if not some:
+            return
+        fails = self.rng.random() < 0.2
+        updates = [update for update, _, _ in some] + ([Update(2.0, arm_id="red")] if fails else [])
+        if fails:
+            with pytest.raises(MultiarmError):
+                await service.supervisor.update_batch(name, updates, BatchFaults())
+            return
+        news = [model.count(key, arm, update.reward) for update, key, arm in some]
+        assert await service.supervisor.update_batch(name, updates, BatchFaults()) == sum(news)
+
+    async def stale_update(self, service: Service, name: str) -> None:
+        for decisions, error in ((self.models[name].stale, StaleEpoch), (self.gone, ExperimentGone)):
+            if decisions:
+                with pytest.raises(error):
+                    await service.supervisor.update(name, Update(1.0, decision_id=self.rng.choice(decisions)))
+
+    async def reload(self, service: Service, name: str) -> None:
+        assert await service.supervisor.reload(service.supervisor.experiment(name))
+
+    async def compare(self, service: Service) -> None:
+        assert set(service.supervisor.experiments) == set(self.models)
+        for name, model in self.models.items():
+            stats = await service.supervisor.stats(name)
+            assert list(stats) == list(model.arms)
+            for arm_id, arm in model.arms.items():
+                assert (stats[arm_id].pulls, stats[arm_id].draws) == (len(arm.rewards), arm.draw_count)
+                assert stats[arm_id].enabled == arm.enabled
+                if arm.rewards:
+                    assert stats[arm_id].mean_reward == pytest.approx(sum(arm.rewards) / len(arm.rewards), rel=1e-12)
+            arms = [*model.arms.values(), *model.deleted]
+            assert service.supervisor.experiment(name).pull_count == sum(len(arm.rewards) for arm in arms)
+            assert service.rows_in_memory(name) == await service.rows(name)
+        assert all(entry.balanced for entry in service.audit())
+
+
+class TestModel:
+    @pytest.mark.parametrize("seed", range(4))
+    def test_memory_the_store_and_the_model_agree_restarts_included(self, tmp_path: Path, seed: int) -> None:
+        walk = Walk(seed)
+
+        async def begin(service: Service) -> None:
+            await walk.go(service, 200)
+            await service.housekeeping.stop()  # writes the draw counts
+
+        async def go_on(service: Service) -> None:
+            await walk.compare(service)
+            await walk.go(service, 100)
+
+        run_service(tmp_path, begin)
+        run_service(tmp_path, go_on)
+        assert walk.models
+
+
+class TestDispatch:
+    def test_a_decision_belongs_to_its_experiment(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            supervisor = service.supervisor
+            await service.create("one")
+            await service.create("two")
+            update = Update(1.0, decision_id=supervisor.draw("one").decision_id)
+            with pytest.raises(InvalidDecision):
+                await supervisor.update("two", update)
+            await supervisor.delete("one")
+            await service.create("one")
+            for name in ("one", "two"):
+                with pytest.raises(ExperimentGone):
+                    await supervisor.update(name, update)
+
+        run_service(tmp_path, story)
+
+    def test_what_is_not_there_is_not_found(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            supervisor = service.supervisor
+            await service.create()
+            with pytest.raises(ArmNotFound):
+                await supervisor.delete_arm("button", "blue")
+            await supervisor.clear()
+            for attempt in (supervisor.reset, supervisor.delete, supervisor.stats):
+                with pytest.raises(ExperimentNotFound):
+                    await attempt("button")
+            with pytest.raises(ExperimentNotFound):
+                supervisor.draw("button")
+
+        run_service(tmp_path, story)
+
+    def test_a_caller_who_leaves_does_not_undo_what_was_committed(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            supervisor = service.supervisor
+            await service.create()
+            update = Update(1.0, arm_id="red", key="a")
+            leaving = [
+                asyncio.create_task(supervisor.update("button", update)),
+                asyncio.create_task(supervisor.reset("button")),
+                asyncio.create_task(supervisor.add_arm("button", ArmSpec(arm_id="blue"))),
+            ]
+            staying = asyncio.create_task(supervisor.update("button", Update(1.0, arm_id="green")))
+            await asyncio.sleep(0)
+            for task in leaving:
+                task.cancel()
+            with pytest.raises(StaleEpoch):
+                await staying
+            assert service.state().epoch == 1
+            assert [arm.arm_id for arm in supervisor.experiment("button").live_arms] == ["red", "green", "blue"]
+            assert not await supervisor.update("button", update)  # its key was taken in the epoch before
+
+        run_service(tmp_path, story)
+
+    def test_what_was_counted_reaches_the_ledger(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            update = Update(1.0, decision_id=service.supervisor.draw("button").decision_id)
+            for _ in range(2):
+                await service.supervisor.update("button", update)
+            assert service.accountant.stop(10)
+            assert service.accountant.written == {"decisions": 1, "rewards": 2, "requests": 0}
+
+        run_service(tmp_path, story, clock=Clock())

@@ -1,0 +1,108 @@
+"""The data directory and its lock, and `check`, which reads one that no server uses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from multiarm.domain.errors import StartError
+from multiarm.storage.check import check_directory
+from multiarm.storage.data_directory import DataDirectory
+from multiarm.storage.schema import evidence
+from postgres import bundle, database_of, plain
+
+
+class TestDataDirectory:
+    def test_it_is_private_and_keeps_its_node_id(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "data"
+        with DataDirectory(path) as directory:
+            node = directory.node
+            assert path.stat().st_mode & 0o777 == 0o700
+            assert (path / "lock").stat().st_mode & 0o777 == 0o600
+            assert -(2**63) <= node < 2**63
+        with DataDirectory(path) as directory:
+            assert directory.node == node
+        with DataDirectory(tmp_path / "other") as other:
+            assert other.node != node
+
+    def test_the_second_server_is_told_who_has_it(self, tmp_path: Path) -> None:
+        with DataDirectory(tmp_path), pytest.raises(StartError, match=f"process {os.getpid()}"):
+            DataDirectory(tmp_path)
+        DataDirectory(tmp_path).close()
+
+    def test_the_lock_of_a_process_that_died_holds_nobody_up(self, tmp_path: Path) -> None:
+        program = (
+            "import os, signal, sys, pathlib\n"
+            "from multiarm.storage.data_directory import DataDirectory\n"
+            "held = DataDirectory(pathlib.Path(sys.argv[1]))\n"
+            "os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", program, tmp_path], check=False).returncode == -9
+        DataDirectory(tmp_path).close()
+
+    def test_what_cannot_be_used_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "file"
+        file.touch()
+        for path in (file, file / "below"):
+            with pytest.raises(StartError, match="cannot be used"):
+                DataDirectory(path)
+        with pytest.raises(StartError, match="not a data directory"):
+            DataDirectory(tmp_path, create=False)
+
+    def test_a_damaged_node_id_is_not_replaced_by_another(self, tmp_path: Path) -> None:
+        DataDirectory(tmp_path).close()
+        (tmp_path / "node").write_text("garbage")
+        with pytest.raises(StartError, match="node"):
+            DataDirectory(tmp_path)
+        assert (tmp_path / "node").read_text() == "garbage"
+        (tmp_path / "node").write_text("17")
+        with DataDirectory(tmp_path) as directory:  # the attempt before did not keep the lock
+            assert directory.node == 17
+
+
+class TestCheck:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        """A data directory with two arms and three rewards."""
+        DataDirectory(tmp_path).close()
+        with database_of("sqlite", tmp_path) as database:
+            state = database.create()
+            database.commit(bundle(state, plain(state, 1), plain(state, 1), plain(state, 2, 0.5)))
+        return tmp_path
+
+    def test_a_good_one_is_called_good(self, data: Path) -> None:
+        report = check_directory(data)
+        assert report.good
+        assert report.summary == "Database: ok. 2 arms, 3 rewards: the books balance."
+
+    def test_a_wrong_sum_is_found(self, data: Path) -> None:
+        with database_of("sqlite", data) as database:
+            database.run(lambda c: c.execute(sa.update(evidence).where(evidence.c.arm == 1).values(pull_count=9)))
+        report = check_directory(data)
+        assert not report.good
+        assert "1 of 2 arms do not balance" in report.summary
+
+    def test_a_damaged_file_is_found(self, data: Path) -> None:
+        with (data / "multiarm.db").open("r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(4096 * 4))
+        with pytest.raises(StartError, match="cannot be read"):
+            check_directory(data)
+
+    def test_one_in_use_or_without_a_database_is_refused(self, data: Path) -> None:
+        with DataDirectory(data), pytest.raises(StartError, match="in use"):
+            check_directory(data)
+        for file in data.glob("multiarm.db*"):
+            file.unlink()
+        with pytest.raises(StartError, match="no database"):
+            check_directory(data)
+        assert not (data / "multiarm.db").exists()
+
+    def test_one_of_another_version_is_refused(self, data: Path) -> None:
+        with database_of("sqlite", data, migrated=False) as database:
+            database.run(lambda c: c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'").close())
+        with pytest.raises(StartError, match="another version"):
+            check_directory(data)
