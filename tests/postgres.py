@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -189,7 +190,7 @@ def decided(
     """A reward for a decision."""
     made = plain(state, arm, reward, time=issued_at)
     token = unique.to_bytes(16)
-    return made._replace(key=f"d:{token.hex()}", propensity=0.5, issued_at=issued_at, unique=token)
+    return msgspec.structs.replace(made, key=f"d:{token.hex()}", propensity=0.5, issued_at=issued_at, unique=token)
 
 
 def bundle(state: ExperimentState, *increments: Increment, received_at: float = NOON) -> UpdateRequest:

@@ -73,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.001
 
     health_interval_s: Annotated[
-        float, Meta(ge=0.05, le=3600, description="Time between two checks of every experiment.")
+        float, Meta(ge=0.05, le=3600, description="Time between two health checks, of up to 200 experiments each.")
     ] = 5.0
     restart_backoff_s: Annotated[
         float, Meta(ge=0.001, le=60, description="Wait before the first restart of a failed experiment; doubles.")

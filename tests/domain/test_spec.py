@@ -18,8 +18,8 @@ from multiarm.domain.spec import (
     ExperimentSpec,
     Update,
     UpdateBatch,
-    check_creation,
     check_arm,
+    check_creation,
 )
 
 GOOD_IDS = ["a", "Z", "0", "9-._", "a" * 64, "arm-1", "A.b_c-d", "0.."]

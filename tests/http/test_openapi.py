@@ -150,7 +150,7 @@ class Links(HTMLParser):
 
 
 class TestPage:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def page(self, client: httpx.Client) -> str:
         answer = client.get("/docs")
         assert answer.status_code == 200

@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from multiarm.domain.errors import (
 )
 from multiarm.domain.spec import Update
 from multiarm.service.batch import BatchFaults, faults_of
-from multiarm.storage.experiments import own_rows
+from multiarm.storage.experiments import own_rows, reset
 from multiarm.storage.rewards import UpdateRequest
-from postgres import NODE, Service, run_service
+from postgres import NODE, NOON, Service, run_service
 
 
 def rejected(faults: BatchFaults) -> BatchRejected:
@@ -178,30 +179,18 @@ class TestBatches:
 
         run_service(tmp_path, story)
 
-    def test_one_during_which_the_experiment_is_reset_never_reaches_the_store(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_during_which_the_experiment_is_reset_is_refused(self, tmp_path: Path) -> None:
+        """What was validated in the old epoch must not count in the new one."""
+
         async def story(service: Service) -> None:
             await service.create()
-            updates = decided(service, 600)
-            experiment = service.supervisor.experiment("button")
-            monkeypatch.setattr(service.store, "update", lambda *_: pytest.fail("it was enqueued"))
-            asyncio.get_running_loop().call_soon(experiment.reset, 1)  # runs when the batch first yields
-            with pytest.raises((StaleEpoch, BatchRejected)):
-                await service.supervisor.update_batch("button", updates, BatchFaults())
-
-        run_service(tmp_path, story)
-
-    def test_a_plain_batch_during_which_it_is_reset_is_refused(self, tmp_path: Path) -> None:
-        async def story(service: Service) -> None:
-            await service.create()
-            experiment = service.supervisor.experiment("button")
-            updates = [Update(1.0, arm_id="red")] * 600
-            asyncio.get_running_loop().call_soon(experiment.reset, 1)
+            uid = service.state().uid
+            epoch = await service.store.run(lambda c: reset(c, uid, NOON))
+            show = partial(service.supervisor.experiment("button").reset, epoch)
+            asyncio.get_running_loop().call_soon(show)  # when the batch first yields
             with pytest.raises(StaleEpoch):
-                await service.supervisor.update_batch("button", updates, BatchFaults())
-            service.supervisor.experiments.clear()
-            with pytest.raises(ExperimentNotFound):
-                await service.supervisor.update_batch("button", updates, BatchFaults())
+                await service.supervisor.update_batch("button", [Update(1.0, arm_id="red")] * 600, BatchFaults())
+            assert service.state().epoch == 1
+            assert await service.rows() == service.rows_in_memory() == {}
 
         run_service(tmp_path, story)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -190,7 +191,7 @@ class TestFailuresOfOne:
     def test_a_bad_request_fails_alone(self, play: Play, fault: Any, expected: type[Exception]) -> None:
         async def story(stage: Stage) -> None:
             state = stage.state
-            bad = bundle(state, plain(state, 2, key="c"), plain(state, 1, key="b")._replace(**fault))
+            bad = bundle(state, plain(state, 2, key="c"), msgspec.structs.replace(plain(state, 1, key="b"), **fault))
             async with stage.held_up():
                 before = stage.send(bundle(state, plain(state, 1, key="a")), "before")
                 failing = stage.send(bad, "failing")

@@ -2,6 +2,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -88,12 +89,12 @@ class TestCounting:
 
     def test_sums_that_would_not_stay_finite_are_refused_whole(self, database: Database) -> None:
         state = database.create()
-        huge = plain(state)._replace(numbers=(1.0, 1e308, 0.0))
+        huge = msgspec.structs.replace(plain(state), numbers=(1.0, 1e308, 0.0))
         database.commit(bundle(state, huge))
         with pytest.raises(InvalidReward):
             database.commit(bundle(state, plain(state, 2), huge))
         with pytest.raises(InvalidReward):
-            database.commit(bundle(state, plain(state)._replace(numbers=(1.0, math.nan, 0.0))))
+            database.commit(bundle(state, msgspec.structs.replace(plain(state), numbers=(1.0, math.nan, 0.0))))
         assert pull_counts(database, state) == {1: 1}
         assert database.count(reward) == 1
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from multiarm.domain.allocation import Allocation
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import Claims, DecisionSigner
@@ -49,7 +51,7 @@ class Decision(NamedTuple):
     unique: bytes
 
 
-class Increment(NamedTuple):
+class Increment(msgspec.Struct, frozen=True, gc=False):
     """What one reward adds, and the reward row that goes with it. Times are seconds since the epoch.
 
     key: `d:…` for a decision, `k:…` for a caller's key, None for neither. propensity, issued_at: the decision's.
@@ -211,6 +213,8 @@ class Experiment:
         counted = self.draws if same_epoch else {}
         self.draws = {n: max(row.draw_count, counted.get(n, 0)) for n, row in state.rows.items()}
         self.draws |= {n: count for n, count in counted.items() if n not in self.draws}
+        if not same_epoch or state.spec != self.state.spec:
+            self.allocation = None
         self.state = state
         self._other: dict[int, Evidence] = {}
         self._other_draws: dict[int, int] = {}
@@ -232,7 +236,6 @@ class Experiment:
     def reset(self, epoch: int) -> None:
         """Forget the evidence; decisions of an earlier epoch are refused from now on."""
         self.load(replace(self.state, epoch=epoch, rows={}, other_rows=[]))
-        self.allocation = None
 
     def adopt(self, allocation: Allocation) -> Allocation:
         """Draw from `allocation` from now on, unless it is of an older version or older evidence."""

@@ -22,12 +22,12 @@ from collections.abc import Callable
 from typing import Any
 
 from litestar import Litestar
-from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
 from multiarm.domain.errors import MultiarmError
 from multiarm.http import problems
+from multiarm.http.endpoints import Services
 from multiarm.http.gate import Gate
 from multiarm.http.openapi import asset, openapi_config
 from multiarm.http.routes import HANDLERS
@@ -50,10 +50,10 @@ def build_app(
     }
     app = Litestar(
         [*HANDLERS, asset],
-        state=State({"supervisor": supervisor, "settings": settings, "not_ready": not_ready}),
         openapi_config=openapi_config(),
         exception_handlers=exception_handlers,
         request_max_body_size=settings.body_limit_bytes,
         logging_config=None,
     )
-    return Gate(app, settings.allowed_hosts, accountant.record_request, supervisor.clock)
+    services = Services(supervisor, settings, not_ready)
+    return Gate(app, services, accountant.record_request)

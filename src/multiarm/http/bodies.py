@@ -1,12 +1,12 @@
 """Request bodies: read within the limit, decoded fast; only where that fails walked again to list every fault."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from litestar import Request
+from litestar.types import Receive
 
 from multiarm.domain.errors import (
     FAULT_LIMIT,
@@ -26,14 +26,14 @@ _batch_decoder = msgspec.json.Decoder(UpdateBatch)
 _any_decoder = msgspec.json.Decoder()
 
 
-async def read_body(request: Request[Any, Any, Any], limit_bytes: int) -> bytes:
+async def read_body(raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int) -> bytes:
     """The body as it came; BodyTooLarge as soon as it is known to pass the limit, UnsupportedMediaType unless JSON."""
-    headers = dict(request.scope["headers"])
+    headers = dict(raw_headers)
     if declared_length(headers) > limit_bytes:
         raise too_large(limit_bytes)
     body, more = b"", True
     while more:
-        message = await request.receive()
+        message = await receive()
         if message["type"] != "http.request":
             raise MalformedBody("The connection was closed before the body was there.")
         body += message["body"]

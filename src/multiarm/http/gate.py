@@ -1,13 +1,15 @@
 """The gate: what every request passes on its way in, and the ledger's record of it on its way out."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound
+from multiarm.http.endpoints import Services
 from multiarm.http.problems import problem
 
 RecordRequest = Callable[[tuple[Any, ...]], None]
@@ -22,18 +24,14 @@ class Gate:
     cross-site post.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        allowed_hosts: Sequence[str],
-        record: RecordRequest,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, app: ASGIApp, services: Services, record: RecordRequest) -> None:
+        allowed_hosts = services.settings.allowed_hosts
         self.app = app
+        self._services = services
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset(host.lower().encode() for host in allowed_hosts)
         self._record = record
-        self._clock = clock
+        self._clock = services.supervisor.clock
         self._templates: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,6 +48,7 @@ class Gate:
             await send(message)
 
         try:
+            scope["state"]["services"] = self._services
             refusal = self._refusal(scope)
             if refusal is None:
                 await self.app(scope, receive, counted)
@@ -102,6 +101,7 @@ def is_dotted(path: bytes) -> bool:
     return any(segment in (b".", b"..") for segment in path.split(b"/"))
 
 
+@lru_cache(maxsize=1024)
 def without_port(authority: bytes) -> bytes:
     """`localhost` of `localhost:8080`, `[::1]` of `[::1]:8080`, in lower case."""
     host, colon, port = authority.rpartition(b":")

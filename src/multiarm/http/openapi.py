@@ -1,11 +1,12 @@
 """The OpenAPI document: paths from the routes, bodies and answers from the very structs that validate them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from litestar import Litestar, Request, Router, route
@@ -29,32 +30,18 @@ ASSETS = {
 PARAMETERS = {"experiment_id": "The experiment's id.", "arm_id": "The arm's id."}
 
 
-class Documentation(NamedTuple):
-    """What the document says of a route beyond its path, method and docstring."""
+@dataclass(frozen=True, slots=True)
+class Documentation:
+    """What the document says of a route beyond its path, method and docstring. The gate may refuse any (403)."""
 
     operation_id: str
     tag: str
-    body: Any
-    body_required: bool
-    answer: Any
-    status: int
-    errors: Sequence[int]
-
-
-def documented(
-    operation_id: str,
-    tag: str,
-    *,
-    body: Any = None,
-    body_required: bool = True,
-    answer: Any = None,
-    status: int = 200,
-    errors: Sequence[int] = (),
-) -> dict[str, Any]:
-    """Arguments of a route's decorator; every route may also be refused by the gate (403)."""
-    documentation = Documentation(operation_id, tag, body, body_required, answer, status, (*errors, 403))
-    # Answers carry their own status; the framework must only not think of 204, which it would not let us return.
-    return {"operation_id": operation_name, "status_code": 200, "opt": {"documentation": documentation}}
+    _: KW_ONLY
+    body: Any = None
+    body_required: bool = True
+    answer: Any = None
+    status: int = 200
+    errors: tuple[int, ...] = ()
 
 
 def operation_name(handler: HTTPRouteHandler, method: str, _path: object) -> str:
@@ -71,7 +58,7 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         sorted(types, key=lambda type_: type_.__name__), ref_template="#/components/schemas/{name}"
     )
-    for item in document["paths"].values():
+    for path, item in document["paths"].items():
         item.pop("head", None)  # works wherever GET does; listing it would only double the page
         for operation in item.values():
             documentation = known[operation["operationId"]]
@@ -83,14 +70,17 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
                     "required": documentation.body_required,
                     "content": {"application/json": {"schema": reference(documentation.body)}},
                 }
-            for parameter in operation.get("parameters", ()):
-                parameter["description"] = PARAMETERS[parameter["name"]]
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+                for name, text in PARAMETERS.items()
+                if f"{{{name}}}" in path
+            ]
     document["components"] = {"schemas": components}
     return document
 
 
 def responses(documentation: Documentation) -> Iterator[tuple[str, dict[str, Any]]]:
-    for status in sorted({documentation.status, *documentation.errors}):
+    for status in sorted({documentation.status, *documentation.errors, 403}):
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if status != documentation.status:
             response["content"] = {"application/problem+json": {"schema": reference(Problem)}}

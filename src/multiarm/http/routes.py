@@ -1,86 +1,65 @@
 """The handlers: read, call, answer. What an operation means is decided in the service and the domain."""
 
-from typing import Any
-
 import msgspec
-from litestar import Request, delete, get, post, put, route
 
 from multiarm._version import __version__
 from multiarm.domain.errors import InvalidField, Unavailable
 from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, UpdateBatch
 from multiarm.http import views
 from multiarm.http.answers import NO_CONTENT, NO_STORE, Answer, json_answer
-from multiarm.http.bodies import decode, decode_batch, read_body
-from multiarm.http.openapi import documented
-from multiarm.service.supervisor import Supervisor
-from multiarm.settings import Settings
-
-HttpRequest = Request[Any, Any, Any]
+from multiarm.http.bodies import decode, decode_batch
+from multiarm.http.endpoints import Call, endpoint
+from multiarm.http.openapi import Documentation
 
 _create_decoder = msgspec.json.Decoder(CreateExperiment)
 _arm_decoder = msgspec.json.Decoder(ArmSpec)
 _update_decoder = msgspec.json.Decoder(Update)
 
 
-def supervisor(request: HttpRequest) -> Supervisor:
-    found: Supervisor = request.app.state["supervisor"]
-    return found
-
-
-def settings(request: HttpRequest) -> Settings:
-    found: Settings = request.app.state["settings"]
-    return found
-
-
-async def body_of(request: HttpRequest) -> bytes:
-    return await read_body(request, settings(request).body_limit_bytes)
-
-
 # --- the server --------------------------------------------------------------------------------------------
 
 
-@route("/v1/ping", http_method=["GET", "HEAD"], **documented("ping", "Server", answer=views.Pong))
-async def ping() -> Answer:
+@endpoint("GET", "/v1/ping", Documentation("ping", "Server", answer=views.Pong))
+async def ping(_call: Call) -> Answer:
     """Is it there, and which version?"""
     return json_answer(views.Pong(version=__version__))
 
 
-@route("/health/live", http_method=["GET", "HEAD"], **documented("live", "Server", answer=views.Status))
-async def live() -> Answer:
+@endpoint("GET", "/health/live", Documentation("live", "Server", answer=views.Status))
+async def live(_call: Call) -> Answer:
     """The process answers."""
     return json_answer(views.Status("ok"))
 
 
-@route(
-    "/health/ready", http_method=["GET", "HEAD"], **documented("ready", "Server", answer=views.Status, errors=(503,))
-)
-async def ready(request: HttpRequest) -> Answer:
+@endpoint("GET", "/health/ready", Documentation("ready", "Server", answer=views.Status, errors=(503,)))
+async def ready(call: Call) -> Answer:
     """Experiments are loaded, and the database answers."""
-    reason = request.app.state["not_ready"]()
+    reason = call.services.not_ready()
     if reason is not None:
         raise Unavailable(reason)
     return json_answer(views.Status("ok"))
 
 
-@route("/v1/list", http_method=["GET", "HEAD"], **documented("list", "Experiments", answer=views.ExperimentIds))
-async def list_experiments(request: HttpRequest) -> Answer:
+@endpoint("GET", "/v1/list", Documentation("list", "Experiments", answer=views.ExperimentIds))
+async def list_experiments(call: Call) -> Answer:
     """The ids of all experiments, in order of creation."""
-    return json_answer(views.ExperimentIds(list(supervisor(request).experiments)))
+    return json_answer(views.ExperimentIds(list(call.supervisor.experiments)))
 
 
-@delete("/v1/clear", **documented("clear", "Experiments", status=204, errors=(503,)))
-async def clear(request: HttpRequest) -> Answer:
+@endpoint("DELETE", "/v1/clear", Documentation("clear", "Experiments", status=204, errors=(503,)))
+async def clear(call: Call) -> Answer:
     """Delete every experiment, with its arms, evidence and rewards."""
-    await supervisor(request).clear()
+    await call.supervisor.clear()
     return NO_CONTENT
 
 
 # --- one experiment ----------------------------------------------------------------------------------------
 
 
-@post(
+@endpoint(
+    "POST",
     "/v1/create",
-    **documented(
+    Documentation(
         "create",
         "Experiments",
         body=CreateExperiment,
@@ -90,58 +69,65 @@ async def clear(request: HttpRequest) -> Answer:
         errors=(400, 409, 413, 415, 422, 503),
     ),
 )
-async def create(request: HttpRequest) -> Answer:
+async def create(call: Call) -> Answer:
     """Create an experiment; without a body: Thompson sampling, no arms, a made-up id."""
-    body = await body_of(request)
+    body = await call.body()
     asked = decode(body, _create_decoder) if body else CreateExperiment()
-    experiment_id = await supervisor(request).create(asked)
+    experiment_id = await call.supervisor.create(asked)
     return json_answer(views.ExperimentId(experiment_id), 201)
 
 
-@route(
+@endpoint(
+    "GET",
     "/v1/{experiment_id:str}",
-    http_method=["GET", "HEAD"],
-    **documented("describe", "Experiments", answer=views.ExperimentView, errors=(404,)),
+    Documentation("describe", "Experiments", answer=views.ExperimentView, errors=(404,)),
 )
-async def describe(request: HttpRequest, experiment_id: str) -> Answer:
+async def describe(call: Call) -> Answer:
     """What the experiment is, how it stands, and how it does."""
-    return json_answer(views.describe(supervisor(request), experiment_id))
+    return json_answer(views.describe(call.supervisor, call.experiment_id))
 
 
-@delete("/v1/{experiment_id:str}/delete", **documented("delete", "Experiments", status=204, errors=(404, 503)))
-async def delete_experiment(request: HttpRequest, experiment_id: str) -> Answer:
+@endpoint(
+    "DELETE", "/v1/{experiment_id:str}/delete", Documentation("delete", "Experiments", status=204, errors=(404, 503))
+)
+async def delete_experiment(call: Call) -> Answer:
     """Delete the experiment; its id is free at once, late rewards for it are refused."""
-    await supervisor(request).delete(experiment_id)
+    await call.supervisor.delete(call.experiment_id)
     return NO_CONTENT
 
 
-@put("/v1/{experiment_id:str}/reset", **documented("reset", "Experiments", status=204, errors=(404, 503)))
-async def reset(request: HttpRequest, experiment_id: str) -> Answer:
+@endpoint("PUT", "/v1/{experiment_id:str}/reset", Documentation("reset", "Experiments", status=204, errors=(404, 503)))
+async def reset(call: Call) -> Answer:
     """Forget the evidence, keep arms and settings; rewards for earlier decisions are refused from now on."""
-    await supervisor(request).reset(experiment_id)
+    await call.supervisor.reset(call.experiment_id)
     return NO_CONTENT
 
 
-@put("/v1/{experiment_id:str}/enable", **documented("enable", "Experiments", status=204, errors=(404, 503)))
-async def enable(request: HttpRequest, experiment_id: str) -> Answer:
+@endpoint(
+    "PUT", "/v1/{experiment_id:str}/enable", Documentation("enable", "Experiments", status=204, errors=(404, 503))
+)
+async def enable(call: Call) -> Answer:
     """Let draws through again; lifts a quarantine too."""
-    await supervisor(request).set_enabled(experiment_id, True)
+    await call.supervisor.set_enabled(call.experiment_id, True)
     return NO_CONTENT
 
 
-@put("/v1/{experiment_id:str}/disable", **documented("disable", "Experiments", status=204, errors=(404, 503)))
-async def disable(request: HttpRequest, experiment_id: str) -> Answer:
+@endpoint(
+    "PUT", "/v1/{experiment_id:str}/disable", Documentation("disable", "Experiments", status=204, errors=(404, 503))
+)
+async def disable(call: Call) -> Answer:
     """Refuse draws; rewards are still taken."""
-    await supervisor(request).set_enabled(experiment_id, False)
+    await call.supervisor.set_enabled(call.experiment_id, False)
     return NO_CONTENT
 
 
 # --- its arms --------------------------------------------------------------------------------------------------
 
 
-@post(
+@endpoint(
+    "POST",
     "/v1/{experiment_id:str}/add_arm",
-    **documented(
+    Documentation(
         "add_arm",
         "Arms",
         body=ArmSpec,
@@ -151,72 +137,79 @@ async def disable(request: HttpRequest, experiment_id: str) -> Answer:
         errors=(400, 404, 409, 413, 415, 422, 503),
     ),
 )
-async def add_arm(request: HttpRequest, experiment_id: str) -> Answer:
+async def add_arm(call: Call) -> Answer:
     """Add an arm; without a body it gets a made-up id. A deleted id can be used again, for a new arm."""
-    body = await body_of(request)
+    body = await call.body()
     spec = decode(body, _arm_decoder) if body else ArmSpec()
-    return json_answer(views.ArmId(await supervisor(request).add_arm(experiment_id, spec)), 201)
+    return json_answer(views.ArmId(await call.supervisor.add_arm(call.experiment_id, spec)), 201)
 
 
-@delete(
+@endpoint(
+    "DELETE",
     "/v1/{experiment_id:str}/delete_arm/{arm_id:str}",
-    **documented("delete_arm", "Arms", status=204, errors=(404, 503)),
+    Documentation("delete_arm", "Arms", status=204, errors=(404, 503)),
 )
-async def delete_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> Answer:
+async def delete_arm(call: Call) -> Answer:
     """Delete an arm for good; rewards for decisions already drawn are still recorded."""
-    await supervisor(request).delete_arm(experiment_id, arm_id)
+    await call.supervisor.delete_arm(call.experiment_id, call.arm_id)
     return NO_CONTENT
 
 
-@put(
+@endpoint(
+    "PUT",
     "/v1/{experiment_id:str}/enable_arm/{arm_id:str}",
-    **documented("enable_arm", "Arms", status=204, errors=(404, 409, 503)),
+    Documentation("enable_arm", "Arms", status=204, errors=(404, 409, 503)),
 )
-async def enable_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> Answer:
+async def enable_arm(call: Call) -> Answer:
     """Draw the arm again."""
-    await supervisor(request).set_arm_enabled(experiment_id, arm_id, True)
+    await call.supervisor.set_arm_enabled(call.experiment_id, call.arm_id, True)
     return NO_CONTENT
 
 
-@put(
+@endpoint(
+    "PUT",
     "/v1/{experiment_id:str}/disable_arm/{arm_id:str}",
-    **documented("disable_arm", "Arms", status=204, errors=(404, 503)),
+    Documentation("disable_arm", "Arms", status=204, errors=(404, 503)),
 )
-async def disable_arm(request: HttpRequest, experiment_id: str, arm_id: str) -> Answer:
+async def disable_arm(call: Call) -> Answer:
     """Draw the arm no more; it keeps its evidence and still takes rewards."""
-    await supervisor(request).set_arm_enabled(experiment_id, arm_id, False)
+    await call.supervisor.set_arm_enabled(call.experiment_id, call.arm_id, False)
     return NO_CONTENT
 
 
 # --- draws and rewards ---------------------------------------------------------------------------------------
 
 
-@get(
+@endpoint(
+    "GET",
     "/v1/{experiment_id:str}/draw",
-    **documented("draw", "Draws and rewards", answer=views.Draw, errors=(404, 409, 503)),
+    Documentation("draw", "Draws and rewards", answer=views.Draw, errors=(404, 409, 503)),
+    head=False,
 )
-async def draw(request: HttpRequest, experiment_id: str) -> Answer:
+async def draw(call: Call) -> Answer:
     """Choose an arm. Send the decision_id back with the reward; the propensity is exact."""
-    decision = supervisor(request).draw(experiment_id)
+    decision = call.supervisor.draw(call.experiment_id)
     arm = decision.arm
     return json_answer(views.Draw(arm.arm_id, decision.propensity, decision.decision_id, arm.payload), 200, NO_STORE)
 
 
-@post(
+@endpoint(
+    "POST",
     "/v1/{experiment_id:str}/update",
-    **documented(
+    Documentation(
         "update", "Draws and rewards", body=Update, answer=views.Counted, errors=(400, 404, 410, 413, 415, 422, 503)
     ),
 )
-async def update(request: HttpRequest, experiment_id: str) -> Answer:
+async def update(call: Call) -> Answer:
     """Report one reward; it is on disk when the answer comes."""
-    asked = decode(await body_of(request), _update_decoder)
-    return ACCEPTED if await supervisor(request).update(experiment_id, asked) else DUPLICATE
+    asked = decode(await call.body(), _update_decoder)
+    return ACCEPTED if await call.supervisor.update(call.experiment_id, asked) else DUPLICATE
 
 
-@post(
+@endpoint(
+    "POST",
     "/v1/{experiment_id:str}/update_batch",
-    **documented(
+    Documentation(
         "update_batch",
         "Draws and rewards",
         body=UpdateBatch,
@@ -224,24 +217,24 @@ async def update(request: HttpRequest, experiment_id: str) -> Answer:
         errors=(400, 404, 410, 413, 415, 422, 503),
     ),
 )
-async def update_batch(request: HttpRequest, experiment_id: str) -> Answer:
+async def update_batch(call: Call) -> Answer:
     """Report up to 10,000 rewards, all or nothing; duplicates are counted, not refused."""
-    updates, faults = decode_batch(await body_of(request))
-    limit = settings(request).batch_limit_updates
+    updates, faults = decode_batch(await call.body())
+    limit = call.services.settings.batch_limit_updates
     if len(updates) > limit:
         raise InvalidField("updates", f"A batch may have {limit:,} updates (batch_limit_updates); split it.")
-    accepted = await supervisor(request).update_batch(experiment_id, updates, faults)
+    accepted = await call.supervisor.update_batch(call.experiment_id, updates, faults)
     return json_answer(views.Counted(accepted, len(updates) - accepted))
 
 
-@route(
+@endpoint(
+    "GET",
     "/v1/{experiment_id:str}/stats",
-    http_method=["GET", "HEAD"],
-    **documented("stats", "Draws and rewards", answer=views.Stats, errors=(404, 503)),
+    Documentation("stats", "Draws and rewards", answer=views.Stats, errors=(404, 503)),
 )
-async def stats(request: HttpRequest, experiment_id: str) -> Answer:
+async def stats(call: Call) -> Answer:
     """Counts, means, shares, probabilities of being best and intervals, from the evidence as it stands."""
-    return json_answer(views.Stats(await supervisor(request).stats(experiment_id)))
+    return json_answer(views.Stats(await call.supervisor.stats(call.experiment_id)))
 
 
 ACCEPTED = json_answer(views.Counted(1, 0))

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from multiarm.domain.errors import ExperimentQuarantined, ExperimentRestarting
+from multiarm.domain.errors import ExperimentQuarantined, ExperimentRestarting, Unavailable
 from multiarm.domain.evidence import Row
 from multiarm.domain.experiment import Experiment
 
@@ -56,10 +56,12 @@ class HealthKeeper:
         reload: Callable[[Experiment], Awaitable[bool]],
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
         self._reload = reload
         self._clock = clock
+        self._monotonic = monotonic
         self._health: dict[int, Health] = {}
         self._failed_at: dict[int, float] = {}
         self._restarts: dict[int, asyncio.Task[None]] = {}
@@ -106,7 +108,7 @@ class HealthKeeper:
 
     def _count(self, experiment: Experiment, error: BaseException) -> None:
         uid = experiment.state.uid
-        now = self._clock()
+        now = self._monotonic()
         calm = now - self._failed_at.get(uid, now) > self._policy.calm_s
         count = 1 if calm else self.of(uid).failure_count + 1
         quarantined = count >= self._policy.quarantine_failures
@@ -127,7 +129,13 @@ class HealthKeeper:
         await asyncio.sleep(delay_s)
         uid = experiment.state.uid
         try:
-            if not await self._reload(experiment):
+            while True:
+                try:
+                    found = await self._reload(experiment)
+                    break
+                except Unavailable:  # no fault of the experiment's
+                    await asyncio.sleep(self._policy.backoff_limit_s)
+            if not found:
                 self.forget(uid)
                 return
             if experiment.enabled_arms:

@@ -85,6 +85,7 @@ class Housekeeping:
 
     async def check_health(self) -> None:
         """Compare the next 200 experiments in memory with the store, in step with its commits."""
+        await self._supervisor.settle_doubts()
         if not self._unchecked:
             self._unchecked = list(self._supervisor.by_uid)
         uids, self._unchecked = self._unchecked[:CHECKED_AT_A_TIME], self._unchecked[CHECKED_AT_A_TIME:]

@@ -89,7 +89,10 @@ class StateStore:
 
         def reply(result: T | BaseException) -> None:
             if then is not None and not isinstance(result, BaseException):
-                then(result)
+                try:
+                    then(result)
+                except Exception as error:
+                    result = error
             settle(future, result)
 
         self._mailbox.put(WorkMessage(work, reply))
@@ -185,15 +188,23 @@ class StateStore:
         """One wake-up of the loop for the whole group."""
 
         def on_loop() -> None:
-            self._on_rows(rows)
+            attempt(self._on_rows, rows)
             for reply, outcome in outcomes:
                 self.available = not isinstance(outcome, StoreUnavailable)
-                reply(outcome)
+                attempt(reply, outcome)
 
         try:
             self._loop.call_soon_threadsafe(on_loop)
         except RuntimeError:  # the loop is closed: nobody waits for the answer any more
             log.warning("reply_dropped")
+
+
+def attempt(step: Callable[[T], None], argument: T) -> None:
+    """What fails for one caller must not keep the others of the group from their answers."""
+    try:
+        step(argument)
+    except Exception:
+        log.exception("reply_failed")
 
 
 def settle(future: "asyncio.Future[T]", result: T | BaseException) -> None:

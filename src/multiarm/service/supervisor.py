@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
-import structlog
 from sqlalchemy import Connection
 
 from multiarm.domain.arm import Arm
@@ -33,16 +32,15 @@ from multiarm.service.accountant import Accountant, reward_rows
 from multiarm.service.allocator import Allocator, Budget
 from multiarm.service.batch import BatchFaults
 from multiarm.service.health import HealthKeeper, RestartPolicy
-from multiarm.service.state_store import ShownRows, StateStore, settle
+from multiarm.service.registry import Registry
+from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
 from multiarm.storage.rewards import Outcome, UpdateRequest
-
-log = structlog.get_logger()
 
 BATCH_SLICE_UPDATES = 250  # validated between two turns of the loop
 
 
-class Supervisor:
+class Supervisor(Registry):
     """Owns the experiments. All methods run on the event loop."""
 
     def __init__(
@@ -60,53 +58,32 @@ class Supervisor:
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
+        super().__init__(store)
         self.clock = clock
-        self.experiments: dict[str, Experiment] = {}
-        self.by_uid: dict[int, Experiment] = {}
-        self._store = store
         self._accountant = accountant
         self._signer = signer
         self._executor = executor
         self._limits = limits
         self._decision_lifetime_s = decision_lifetime_s
         self._rng = rng or random.Random()
-        self._reload_first: set[int] = set()
         self.health = HealthKeeper(restart_policy, self.reload, clock=clock)
         self._allocator = Allocator(
             Budget(budget_share), executor, inline_limit_s=inline_limit_s, on_failure=self.health.failed
         )
 
-    # --- finding ------------------------------------------------------------------------------------------------
+    def build(self, state: ExperimentState) -> Experiment:
+        experiment = Experiment(
+            spec=state.spec,
+            signer=self._signer,
+            refresh=self._allocator.refresh,
+            decision_lifetime_s=self._decision_lifetime_s,
+        )
+        experiment.load(state)
+        return experiment
 
-    def experiment(self, experiment_id: str) -> Experiment:
-        """The live experiment of that id, or ExperimentNotFound."""
-        try:
-            return self.experiments[experiment_id]
-        except KeyError:
-            raise ExperimentNotFound(experiment_id) from None
-
-    async def load(self) -> None:
-        """Load every experiment from the store: once, at start."""
-        await self._store.run(partial(db.load_experiments, node=self._store.node), self._put_all)
-
-    async def reload(self, experiment: Experiment) -> bool:
-        """Replace an experiment's memory with its stored state. False where it is deleted."""
-        uid = experiment.state.uid
-
-        def then(state: ExperimentState | None) -> None:
-            self._reload_first.discard(uid)
-            if state is not None:
-                experiment.load(state)
-
-        work = partial(db.load_experiment, node=self._store.node, uid=uid)
-        return await self._store.run(work, then) is not None
-
-    def show(self, rows: ShownRows) -> None:
-        """Memory replaces what a group changed; the store calls this after each commit."""
-        for uid, (epoch, shown) in rows.items():
-            experiment = self.by_uid.get(uid)
-            if experiment is not None and experiment.state.epoch == epoch:
-                experiment.show(shown)
+    def forget(self, uid: int) -> None:
+        self.health.forget(uid)
+        self._allocator.forget(uid)
 
     # --- administration ---------------------------------------------------------------------------------------
 
@@ -120,33 +97,33 @@ class Supervisor:
             now=self.clock(),
             limits=self._limits,
         )
-        await self._store.run(work, self._put)
+        await self.change(work, self.put)
         return experiment_id
 
     async def delete(self, experiment_id: str) -> None:
         uid = self.experiment(experiment_id).state.uid
-        await self._store.run(partial(db.mark_deleted, uid=uid, now=self.clock()), self._drop)
+        await self.change(partial(db.mark_deleted, uid=uid, now=self.clock()), self.drop)
 
     async def clear(self) -> None:
-        await self._store.run(partial(db.mark_deleted, uid=None, now=self.clock()), self._drop)
+        await self.change(partial(db.mark_deleted, uid=None, now=self.clock()), self.drop)
 
     async def reset(self, experiment_id: str) -> None:
         experiment = self.experiment(experiment_id)
         await self._lift_quarantine(experiment)
         work = partial(db.reset, uid=experiment.state.uid, now=self.clock())
-        await self._store.run(work, experiment.reset)
+        await self.change(work, experiment.reset)
 
     async def set_enabled(self, experiment_id: str, enabled: bool) -> None:
         experiment = self.experiment(experiment_id)
         if enabled:
             await self._lift_quarantine(experiment)
         work = partial(db.set_enabled, uid=experiment.state.uid, enabled=enabled, now=self.clock())
-        await self._store.run(work, lambda _: experiment.set_enabled(enabled))
+        await self.change(work, lambda _: experiment.set_enabled(enabled))
 
     async def add_arm(self, experiment_id: str, spec: ArmSpec) -> str:
         experiment = self.experiment(experiment_id)
         work = partial(db.add_arm, uid=experiment.state.uid, spec=spec, now=self.clock(), limits=self._limits)
-        return (await self._store.run(work, experiment.put_arm)).arm_id
+        return (await self.change(work, experiment.put_arm)).arm_id
 
     async def delete_arm(self, experiment_id: str, arm_id: str) -> None:
         await self._change_arm(experiment_id, arm_id, deleted=True)
@@ -160,7 +137,7 @@ class Supervisor:
         def work(connection: Connection) -> Arm:
             return db.change_arm(connection, experiment.state.uid, arm_id, self.clock(), **change)
 
-        await self._store.run(work, experiment.put_arm)
+        await self.change(work, experiment.put_arm)
 
     async def _lift_quarantine(self, experiment: Experiment) -> None:
         if not self.health.is_running(experiment.state.uid):
@@ -189,9 +166,12 @@ class Supervisor:
 
     async def update(self, experiment_id: str, update: Update) -> bool:
         """Count one reward, durably. False where it was counted before."""
-        experiment = await self._ready(experiment_id)
+        experiment = await self.settled(experiment_id) if self.in_doubt else self.experiment(experiment_id)
         now = self.clock()
-        increment = self._credit(experiment, update, now)
+        try:
+            increment = experiment.credit(update, now)
+        except Exception as error:
+            raise self._explained(experiment, error) from error
         return (await self._commit(experiment, [increment], now))[0]
 
     async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
@@ -199,7 +179,7 @@ class Supervisor:
 
         An update that could not even be decoded is None, and `faults` has it already. BatchRejected lists them all.
         """
-        experiment = await self._ready(experiment_id)
+        experiment = await self.settled(experiment_id)
         epoch = experiment.state.epoch
         now = self.clock()
         increments: list[Increment] = []
@@ -210,9 +190,9 @@ class Supervisor:
                 if update is None:
                     continue
                 try:
-                    increments.append(self._credit(experiment, update, now))
-                except MultiarmError as error:
-                    faults.add(index, error)
+                    increments.append(experiment.credit(update, now))
+                except Exception as error:
+                    faults.add(index, self._explained(experiment, error))
         faults.raise_any()
         if self.by_uid.get(experiment.state.uid) is not experiment:
             raise ExperimentNotFound(experiment_id)
@@ -220,18 +200,16 @@ class Supervisor:
             raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
         return sum(await self._commit(experiment, increments, now))
 
-    def _credit(self, experiment: Experiment, update: Update, now: float) -> Increment:
-        try:
-            return experiment.credit(update, now)
-        except MultiarmError:
-            raise
-        except ForeignDecision as foreign:
-            if foreign.uid in self.by_uid:
-                raise InvalidDecision("It belongs to another experiment; send it there.") from None
-            raise ExperimentGone("The experiment that drew it was deleted; drop it.") from None
-        except Exception as error:
-            self.health.failed(experiment, error)
-            raise ExperimentRestarting("It failed at this reward; nothing was counted. Try again.") from error
+    def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
+        """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
+        if isinstance(error, MultiarmError):
+            return error
+        if isinstance(error, ForeignDecision):
+            if error.uid in self.by_uid:
+                return InvalidDecision("It belongs to another experiment; send it there.")
+            return ExperimentGone("The experiment that drew it was deleted; drop it.")
+        self.health.failed(experiment, error)
+        return ExperimentRestarting("It failed at this reward; nothing was counted. Try again.")
 
     def _commit(
         self, experiment: Experiment, increments: Sequence[Increment], now: float
@@ -242,20 +220,13 @@ class Supervisor:
 
         def reply(outcome: Outcome) -> None:
             if isinstance(outcome, CommitUnknown):
-                self._reload_first.add(state.uid)
+                self.doubt(state.uid)
             if not isinstance(outcome, BaseException):
                 self._accountant.record_rewards(reward_rows(state, increments, outcome, now))
             settle(future, outcome)
 
         self._store.update(UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now), reply)
         return future
-
-    async def _ready(self, experiment_id: str) -> Experiment:
-        """The experiment, loaded again first where its last commit's outcome is not known."""
-        experiment = self.experiment(experiment_id)
-        if experiment.state.uid in self._reload_first and not await self.reload(experiment):
-            raise ExperimentNotFound(experiment_id)
-        return experiment
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -273,36 +244,4 @@ class Supervisor:
         stored = await self._store.run(partial(db.load_experiment, node=self._store.node, uid=experiment.state.uid))
         if stored is None:
             raise ExperimentNotFound(experiment_id)
-        return self._in_memory(stored).snapshot(self.clock()).statistics(counts_only=True)
-
-    # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _in_memory(self, state: ExperimentState) -> Experiment:
-        experiment = Experiment(
-            spec=state.spec,
-            signer=self._signer,
-            refresh=self._allocator.refresh,
-            decision_lifetime_s=self._decision_lifetime_s,
-        )
-        experiment.load(state)
-        return experiment
-
-    def _put(self, state: ExperimentState) -> None:
-        experiment = self._in_memory(state)
-        self.experiments[state.experiment_id] = experiment
-        self.by_uid[state.uid] = experiment
-
-    def _put_all(self, states: Sequence[ExperimentState]) -> None:
-        for state in states:
-            self._put(state)
-
-    def _drop(self, uids: Sequence[int]) -> None:
-        for uid in uids:
-            experiment = self.by_uid.pop(uid, None)
-            if experiment is None:
-                continue
-            if self.experiments.get(experiment.state.experiment_id) is experiment:
-                del self.experiments[experiment.state.experiment_id]
-            self.health.forget(uid)
-            self._allocator.forget(uid)
-            self._reload_first.discard(uid)
+        return self.build(stored).snapshot(self.clock()).statistics(counts_only=True)

@@ -13,6 +13,9 @@ T = TypeVar("T")
 ArmKey = tuple[int, int]  # experiment uid, arm number
 PAIRS_PER_QUERY = 400  # SQLite builds may allow no more than 999 parameters
 
+# another node must not reset or purge the experiment meanwhile; on SQLite there is one writer at a time
+SHARED_LOCK = " FOR SHARE OF experiment"
+
 _decode_sums = msgspec.json.Decoder(tuple[float, ...]).decode
 
 
@@ -80,7 +83,7 @@ def _select_sql(pair_count: int, mark_: str) -> str:
         JOIN experiment ON experiment.uid = arm.experiment AND experiment.deleted_at IS NULL
         LEFT JOIN evidence
             ON evidence.experiment = arm.experiment AND evidence.arm = arm.number AND evidence.node = {mark_}
-        WHERE (arm.experiment, arm.number) IN (VALUES {pairs})"""
+        WHERE (arm.experiment, arm.number) IN (VALUES {pairs}){"" if mark_ == "?" else SHARED_LOCK}"""
 
 
 _COLUMNS = ("epoch", "sums", "as_of", "pull_count", "draw_count", "updated_at", "experiment", "arm", "node")

@@ -128,14 +128,28 @@ def insert_rewards(connection: Connection, node: int, requests: Sequence[UpdateR
     firsts: list[list[bool]] = []
     for uid, epoch, _half_life_s, increments, received_at in requests:
         first = []
-        for arm, _numbers, time, key, value, propensity, issued_at, _unique, _ts in increments:
-            new = key is None or (uid, key) not in seen
-            first.append(new)
-            if not new:
-                continue
+        for i in increments:
+            key = i.key
             if key is not None:
+                if (uid, key) in seen:
+                    first.append(False)
+                    continue
                 seen.add((uid, key))
-            rows.append((uid, key, arm.number, epoch, time, received_at, issued_at, value, propensity, node))
+            first.append(True)
+            rows.append(
+                (
+                    uid,
+                    key,
+                    i.arm.number,
+                    epoch,
+                    i.evidence_time,
+                    received_at,
+                    i.issued_at,
+                    i.reward,
+                    i.propensity,
+                    node,
+                )
+            )
         firsts.append(first)
     known = insert_new(connection, rows, seen)
     if not known:

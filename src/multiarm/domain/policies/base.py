@@ -12,7 +12,7 @@ from multiarm.domain.inference import normal_probability_best, student_t_interva
 REWARD_LIMIT = 1e12
 
 
-class Observation(NamedTuple):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """A reward as a policy sees it; `origin` is the experiment's `reward_origin`, `propensity` that of the draw."""
 
     reward: float
