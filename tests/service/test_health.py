@@ -83,7 +83,7 @@ class Watched:
         self.reloads = 0
         self.clock = Clock()
         self.experiment = Experiment(Thompson(), ["red", "green"])
-        self.keeper = HealthKeeper(policy, self.reload, clock=self.clock)
+        self.keeper = HealthKeeper(policy, self.reload, clock=self.clock, monotonic=self.clock)
 
     @property
     def status(self) -> str:

@@ -101,27 +101,27 @@ class Supervisor(Registry):
         return experiment_id
 
     async def delete(self, experiment_id: str) -> None:
-        uid = self.experiment(experiment_id).state.uid
+        uid = (await self.settled(experiment_id)).state.uid
         await self.change(partial(db.mark_deleted, uid=uid, now=self.clock()), self.drop)
 
     async def clear(self) -> None:
         await self.change(partial(db.mark_deleted, uid=None, now=self.clock()), self.drop)
 
     async def reset(self, experiment_id: str) -> None:
-        experiment = self.experiment(experiment_id)
+        experiment = await self.settled(experiment_id)
         await self._lift_quarantine(experiment)
         work = partial(db.reset, uid=experiment.state.uid, now=self.clock())
         await self.change(work, experiment.reset)
 
     async def set_enabled(self, experiment_id: str, enabled: bool) -> None:
-        experiment = self.experiment(experiment_id)
+        experiment = await self.settled(experiment_id)
         if enabled:
             await self._lift_quarantine(experiment)
         work = partial(db.set_enabled, uid=experiment.state.uid, enabled=enabled, now=self.clock())
         await self.change(work, lambda _: experiment.set_enabled(enabled))
 
     async def add_arm(self, experiment_id: str, spec: ArmSpec) -> str:
-        experiment = self.experiment(experiment_id)
+        experiment = await self.settled(experiment_id)
         work = partial(db.add_arm, uid=experiment.state.uid, spec=spec, now=self.clock(), limits=self._limits)
         return (await self.change(work, experiment.put_arm)).arm_id
 
@@ -132,7 +132,7 @@ class Supervisor(Registry):
         await self._change_arm(experiment_id, arm_id, enabled=enabled)
 
     async def _change_arm(self, experiment_id: str, arm_id: str, **change: bool) -> None:
-        experiment = self.experiment(experiment_id)
+        experiment = await self.settled(experiment_id)
 
         def work(connection: Connection) -> Arm:
             return db.change_arm(connection, experiment.state.uid, arm_id, self.clock(), **change)
