@@ -29,7 +29,8 @@ class Answer:
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, receive
+        del receive
+        scope["state"]["status"] = self.status  # for the ledger
         headers = [*self.headers, (b"content-length", b"%d" % len(self.body))]
         if self.status == 204:
             headers = []

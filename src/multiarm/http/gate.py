@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound
+from multiarm.http.answers import Answer
 from multiarm.http.endpoints import Services
 from multiarm.http.problems import problem
 
@@ -39,27 +40,18 @@ class Gate:
             await self.app(scope, receive, send)
             return
         start, now = time.perf_counter(), self._clock()
-        status = 0
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        state = scope["state"]
+        state["services"] = self._services
+        status = 500  # where nothing is answered
         try:
-            scope["state"]["services"] = self._services
-            refusal = self._refusal(scope)
-            if refusal is None:
-                await self.app(scope, receive, counted)
-            else:
-                await problem(refusal)(scope, receive, counted)
+            await (self._refusal(scope) or self.app)(scope, receive, send)
+            status = state.get("status", 200)  # the framework's own pages do not say
         finally:
             duration_s = time.perf_counter() - start
             experiment_id = scope.get("path_params", {}).get("experiment_id")
             self._record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
 
-    def _refusal(self, scope: HTTPScope) -> MultiarmError | None:
+    def _refusal(self, scope: HTTPScope) -> Answer | None:
         path: bytes = scope["raw_path"]
         if (
             b"%" in path
@@ -67,8 +59,9 @@ class Gate:
             or (b"/." in path and is_dotted(path))
             or (path.endswith(b"/") and path != b"/")
         ):
-            return NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding.")
-        return None if self._any_host else self._foreign(scope["headers"])
+            return problem(NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding."))
+        foreign = None if self._any_host else self._foreign(scope["headers"])
+        return None if foreign is None else problem(foreign)
 
     def _foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
         host_count = 0

@@ -42,8 +42,10 @@ class GroupResult(NamedTuple):
 
 def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateRequest], now: float) -> GroupResult:
     """Count what is new in `requests`; InvalidReward where a sum would not stay finite: commit nothing then."""
-    arms = read_rows(connection, node, {(r.uid, i.arm.number) for r in requests for i in r.increments})
-    refusals = [stale(request, arms) for request in requests]
+    touched = [{increment.arm.number for increment in request.increments} for request in requests]
+    keys = {(request.uid, number) for request, numbers in zip(requests, touched, strict=True) for number in numbers}
+    arms = read_rows(connection, node, keys)
+    refusals = [stale(request, numbers, arms) for request, numbers in zip(requests, touched, strict=True)]
     fresh = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
     news = insert_rewards(connection, node, fresh)
     rows = added_up(fresh, news, arms)
@@ -66,11 +68,10 @@ def write_draw_counts(connection: Connection, node: int, counts: Mapping[ArmKey,
     write_rows(connection, node, rows, arms, now)
 
 
-def stale(request: UpdateRequest, arms: Mapping[ArmKey, ArmRow]) -> MultiarmError | None:
-    """Why a request that waited no longer holds; None where it does."""
-    touched = {increment.arm.number: increment.arm for increment in request.increments}
+def stale(request: UpdateRequest, numbers: set[int], arms: Mapping[ArmKey, ArmRow]) -> MultiarmError | None:
+    """Why a request that waited, for the arms `numbers`, no longer holds; None where it does."""
     deleted = set()
-    for number in touched:
+    for number in numbers:
         known = arms.get((request.uid, number))
         if known is None:
             return ExperimentGone("The experiment was deleted while the request waited.")
