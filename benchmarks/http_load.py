@@ -68,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed; on Debian: apt-get install wrk")
-    console = Console()
+    console = Console(width=110)
     table = Table("work", "median", "lowest", "highest", "of the yardstick", title="multiarm, framework routes")
     for column in table.columns[1:]:
         column.justify = "right"
