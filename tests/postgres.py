@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -25,8 +25,8 @@ from sqlalchemy import Connection, Engine
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.evidence import Row
-from multiarm.domain.experiment import ExperimentState, Increment
 from multiarm.domain.policies import Observation
+from multiarm.domain.records import ExperimentState, Increment
 from multiarm.domain.spec import CreateExperiment
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
@@ -123,9 +123,9 @@ class Database:
     def run(self, work: Callable[[Connection], T]) -> T:
         return transact(self.connection, work)
 
-    def create(self, experiment_id: str = "button", **spec: object) -> ExperimentState:
+    def create(self, experiment_id: str = "button", **spec: Any) -> ExperimentState:
         """An experiment with the arms red and green, unless `spec` says otherwise; its uid is the database's."""
-        request = CreateExperiment(**{"arms": ["red", "green"], **spec})  # type: ignore[arg-type]
+        request = CreateExperiment(**{"arms": ["red", "green"], **spec})
         limits = experiments.Limits()
         return self.run(lambda c: experiments.create_experiment(c, request, experiment_id, NOON, limits))
 
@@ -221,9 +221,9 @@ class Service:
     def state(self, experiment_id: str = "button") -> ExperimentState:
         return self.supervisor.experiment(experiment_id).state
 
-    async def create(self, experiment_id: str = "button", **spec: object) -> None:
+    async def create(self, experiment_id: str = "button", **spec: Any) -> None:
         request = {"experiment_id": experiment_id, "arms": ["red", "green"], **spec}
-        await self.supervisor.create(CreateExperiment(**request))  # type: ignore[arg-type]
+        await self.supervisor.create(CreateExperiment(**request))
 
     async def rows(self, experiment_id: str = "button") -> dict[int, Row]:
         """This node's stored rows, without the draw counts, which lag behind."""

@@ -8,8 +8,9 @@ The domain can be used alone, without a server::
 from multiarm._version import __version__
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import MultiarmError
-from multiarm.domain.experiment import Decision, Experiment, Increment
+from multiarm.domain.experiment import Experiment
 from multiarm.domain.policies import BetaPrior, EpsilonGreedy, Thompson
+from multiarm.domain.records import Decision, Increment
 from multiarm.domain.spec import ExperimentSpec, Update
 
 __all__ = [

@@ -39,13 +39,13 @@ def serve(
     configure_logs(settings.log_format, settings.log_level)
 
     def started(running: "Running") -> None:
-        create = f"curl -X POST {running.url}/v1/create -H 'Content-Type: application/json'"
+        count = f"{running.experiment_count:,} experiment{'' if running.experiment_count == 1 else 's'}"
         console.print(
-            f"multiarm {__version__} answers at {running.url}, with {running.experiment_count} experiments\n"
+            f"multiarm {__version__} answers at {running.url}, with {count}\n"
             f"Data lies in {settings.data_path.resolve()}\n"
-            f"""Try  {create} -d '{{"experiment_id": "demo", "arms": ["red", "green"]}}'\n"""
-            f"     curl {running.url}/v1/demo/draw\n"
-            f"or open {running.url}/docs; Ctrl-C stops it.",
+            f"Try  curl -X POST {running.url}/v1/create\n"
+            f"     curl {running.url}/v1/list\n"
+            f"or open {running.url}/docs in a browser; Ctrl-C stops it.",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -1,6 +1,7 @@
 """Evidence worked out by hand: decay weights, merging with a half-life, the origin, mean and variance."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,9 @@ class TestMerging:
         assert merged.as_of.tolist() == [1000.0]
 
     @pytest.mark.parametrize("other", [{"origin": 1.0}, {"half_life_s": 60.0}])
-    def test_refuses_another_origin_or_half_life(self, other: dict[str, float]) -> None:
+    def test_refuses_another_origin_or_half_life(self, other: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="same origin and half-life"):
-            Evidence.from_rows([Row()]) + Evidence.from_rows([Row()], **other)  # type: ignore[arg-type]
+            Evidence.from_rows([Row()]) + Evidence.from_rows([Row()], **other)
 
 
 class TestDecayed:

@@ -10,7 +10,8 @@ from multiarm.domain.allocation import Allocation
 from multiarm.domain.arm import Arm
 from multiarm.domain.errors import ArmNotFound, ExperimentDisabled, FloorTooHigh, NoEnabledArms, StaleEpoch
 from multiarm.domain.evidence import Row
-from multiarm.domain.experiment import Decision, ExperimentState, recompute
+from multiarm.domain.experiment import recompute
+from multiarm.domain.records import Decision, ExperimentState
 
 NOW = 1.7e9
 HALF_LIFE_S = 6000.0

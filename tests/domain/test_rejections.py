@@ -20,8 +20,8 @@ from multiarm.domain.errors import (
     InvalidTimestamp,
     StaleEpoch,
 )
-from multiarm.domain.experiment import ExperimentState, ForeignDecision
 from multiarm.domain.policies import AnyPolicy, EpsilonGreedy, Thompson
+from multiarm.domain.records import ExperimentState, ForeignDecision
 
 NOW = 1.7e9
 LIFETIME_S = 3600.0

@@ -1,6 +1,7 @@
 """Statistics of a snapshot, worked out by hand; null where nothing can be said."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,8 @@ from multiarm.domain.snapshot import ArmStatistics, Snapshot
 NOW = 1.7e9
 
 
-def snapshot_of(policy: AnyPolicy, rewards: dict[str, list[float]], **spec: float) -> Snapshot:
-    experiment = Experiment(spec=ExperimentSpec(policy=policy, **spec), arms=rewards)  # type: ignore[arg-type]
+def snapshot_of(policy: AnyPolicy, rewards: dict[str, list[float]], **spec: Any) -> Snapshot:
+    experiment = Experiment(spec=ExperimentSpec(policy=policy, **spec), arms=rewards)
     for arm_id, each in rewards.items():
         for reward in each:
             experiment.update(Update(reward=reward, arm_id=arm_id), NOW)

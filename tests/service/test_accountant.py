@@ -255,7 +255,7 @@ class TestFailures:
         with capture_logs():
             accountant.start()
             until(lambda: not old.exists())
-            accountant.stop(10)
+            assert accountant.stop(10)
 
 
 class TestDropReport:

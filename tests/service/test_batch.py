@@ -34,7 +34,9 @@ def rejected(faults: BatchFaults) -> BatchRejected:
 
 class TestBatchFaults:
     def test_none_is_no_error(self) -> None:
-        BatchFaults().raise_any()
+        faults = BatchFaults()
+        faults.raise_any()
+        assert faults.faulty_count == 0
 
     def test_each_is_listed_with_its_path_in_the_order_of_the_batch(self) -> None:
         faults = BatchFaults()

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import Busy, ExperimentNotFound, InvalidReward, MultiarmError, StaleEpoch, StoreUnavailable
-from multiarm.domain.experiment import ExperimentState
+from multiarm.domain.records import ExperimentState
 from multiarm.service.state_store import ShownRows, StateStore, settle
 from multiarm.storage import experiments
 from multiarm.storage.rewards import UpdateRequest

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -48,7 +49,7 @@ def tables(connection: Connection) -> set[str]:
         return set(sa.inspect(connection).get_table_names())
 
 
-def alembic_of(connection: Connection) -> Config:
+def alembic_of(connection: Connection | None) -> Config:
     config = Config()
     config.set_main_option("script_location", "multiarm:storage/migrations")
     config.attributes["connection"] = connection
@@ -65,7 +66,7 @@ class TestMigrations:
         assert empty.create().epoch == 0
 
     def test_the_program_knows_the_last_revision(self) -> None:
-        script = ScriptDirectory.from_config(alembic_of(None))  # type: ignore[arg-type]
+        script = ScriptDirectory.from_config(alembic_of(None))
         assert script.get_heads() == [HEAD_REVISION]
 
     def test_the_migrated_schema_is_the_one_that_the_program_uses(self, empty: Database) -> None:
@@ -170,7 +171,7 @@ class TestSqlite:
     def test_the_file_is_durable_and_referentially_sound(self, tmp_path: Path) -> None:
         with database_of("sqlite", tmp_path) as database:
             pragmas = ("journal_mode", "synchronous", "foreign_keys")
-            values = [database.run(lambda c, p=p: c.exec_driver_sql(f"PRAGMA {p}").scalar()) for p in pragmas]  # type: ignore[misc]
+            values = database.run(lambda c: [c.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas])
             assert values == ["wal", 2, 1]
 
     def test_even_a_transaction_that_only_reads_holds_the_write_lock(self, tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ class TestPostgresql:
 
             for code in ("40001", "40P01"):
                 attempts.clear()
-                database.run(lambda c, code=code: work(c, 3, code))  # type: ignore[misc]
+                database.run(partial(work, good_attempt=3, code=code))
                 assert len(attempts) == 3
             assert database.load(state).epoch == 2
             attempts.clear()

@@ -14,8 +14,8 @@ from multiarm.domain.errors import (
     InvalidField,
     LimitReached,
 )
-from multiarm.domain.experiment import ExperimentState
 from multiarm.domain.policies import EpsilonGreedy
+from multiarm.domain.records import ExperimentState
 from multiarm.domain.spec import ArmSpec, CreateExperiment
 from multiarm.storage import experiments
 from multiarm.storage.experiments import Limits

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from multiarm.domain.evidence import Row
-from multiarm.domain.experiment import Experiment, ExperimentState
+from multiarm.domain.experiment import Experiment
+from multiarm.domain.records import ExperimentState
 from multiarm.storage import experiments
 from multiarm.storage.evidence import ArmKey
 from multiarm.storage.rewards import write_draw_counts

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def pruned(database: Database, before: float) -> list[int]:
     """Prune all that is past `before`; how many rows each step deleted."""
     deleted, number = [], 0
     while True:
-        step = database.run(lambda c, after=number: prune(c, after, before))  # type: ignore[misc]
+        step = database.run(partial(prune, after_number=number, before=before))
         deleted.append(step.deleted_count)
         if step.next_number is None:
             return deleted
@@ -38,7 +39,7 @@ def purged(database: Database) -> list[int]:
     while uids := database.run(deleted_experiments):
         number: int | None = 0
         while number is not None:
-            step = database.run(lambda c, after=number, uids=uids: purge(c, after, uids))  # type: ignore[misc]
+            step = database.run(partial(purge, after_number=number, uids=uids))
             deleted.append(step.deleted_count)
             number = step.next_number
     return deleted

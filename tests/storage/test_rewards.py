@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from multiarm.domain.arm import Arm
 from multiarm.domain.errors import ArmNotFound, ExperimentGone, InvalidReward, MultiarmError, StaleEpoch
 from multiarm.domain.evidence import Row
-from multiarm.domain.experiment import ExperimentState
 from multiarm.domain.policies import EpsilonGreedy
+from multiarm.domain.records import ExperimentState
 from multiarm.storage import experiments
 from multiarm.storage.schema import reward
 from postgres import KINDS, NODE, NOON, Database, bundle, database_of, decided, plain

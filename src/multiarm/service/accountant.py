@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from multiarm.domain.experiment import ExperimentState, Increment
+from multiarm.domain.records import ExperimentState, Increment
 from multiarm.storage.ledger import DecisionRow, Ledger, RequestRow, RewardRow, Row, Table
 
 RowT = TypeVar("RowT", bound=Row)

@@ -8,7 +8,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import CommitUnknown, ExperimentNotFound
-from multiarm.domain.experiment import Experiment, ExperimentState
+from multiarm.domain.experiment import Experiment
+from multiarm.domain.records import ExperimentState
 from multiarm.service.state_store import ShownRows, StateStore
 from multiarm.storage import experiments as db
 

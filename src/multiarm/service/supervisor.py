@@ -25,7 +25,8 @@ from multiarm.domain.errors import (
     MultiarmError,
     StaleEpoch,
 )
-from multiarm.domain.experiment import Decision, Experiment, ExperimentState, ForeignDecision, Increment
+from multiarm.domain.experiment import Experiment
+from multiarm.domain.records import Decision, ExperimentState, ForeignDecision, Increment
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, check_creation
 from multiarm.service.accountant import Accountant, reward_rows

@@ -19,7 +19,7 @@ from multiarm.domain.errors import (
     ExperimentNotFound,
     LimitReached,
 )
-from multiarm.domain.experiment import ExperimentState
+from multiarm.domain.records import ExperimentState
 from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, check_arm
 from multiarm.storage.schema import arm, evidence, experiment, signing_key
 

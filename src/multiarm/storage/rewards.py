@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 
 from multiarm.domain.errors import ArmNotFound, ExperimentGone, InvalidReward, MultiarmError, StaleEpoch
 from multiarm.domain.evidence import Row
-from multiarm.domain.experiment import Increment
+from multiarm.domain.records import Increment
 from multiarm.storage.evidence import ArmKey, ArmRow, chunks, read_rows, write_rows
 from multiarm.storage.schema import reward
 
