@@ -31,15 +31,18 @@ async def read_body(raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive
     headers = dict(raw_headers)
     if declared_length(headers) > limit_bytes:
         raise too_large(limit_bytes)
-    body, more = b"", True
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] != "http.request":
             raise MalformedBody("The connection was closed before the body was there.")
-        body += message["body"]
+        parts.append(message["body"])
+        size += len(message["body"])
         more = message["more_body"]
-        if len(body) > limit_bytes:
+        if size > limit_bytes:
             raise too_large(limit_bytes)
+    body = b"".join(parts)
     if body and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
     return body
@@ -86,7 +89,8 @@ def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None], Batch
             updates.append(msgspec.convert(item, Update))
         except msgspec.ValidationError as error:
             updates.append(None)
-            faults.add(index, InvalidRequest(list(walk(item, Update)) or [fault_of(error)]))
+            listed = [] if faults.full else list(walk(item, Update))
+            faults.add(index, InvalidRequest(listed or [fault_of(error)]))
     return updates, faults
 
 

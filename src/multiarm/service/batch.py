@@ -25,6 +25,11 @@ class BatchFaults:
         room = FAULT_LIMIT - len(self._faults)
         self._faults.extend((index, fault) for fault in faults_of(error, f"updates[{index}]")[:room])
 
+    @property
+    def full(self) -> bool:
+        """No more faults will be listed, so that nobody need look for details."""
+        return len(self._faults) >= FAULT_LIMIT
+
     def raise_any(self) -> None:
         """BatchRejected where there was a fault."""
         if self._worst is not None:
