@@ -38,6 +38,7 @@ log = structlog.get_logger()
 
 SECONDS_A_DAY = 86_400
 BACKLOG_CONNECTIONS = 2048
+FLUSH_RESERVE_S = 3  # of the time to stop, for the store and the ledger after the last request
 GC_THRESHOLD = 20_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
 SWITCH_INTERVAL_S = 0.002  # how long a thread may keep the loop waiting for the interpreter
 
@@ -49,10 +50,32 @@ class Running(NamedTuple):
     experiment_count: int
 
 
+class Deadline:
+    """One for the whole of stopping, from the signal on."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._ends_at: float | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._ends_at is not None
+
+    def start(self) -> None:
+        self._ends_at = self._ends_at or time.monotonic() + self.timeout_s
+
+    def left_s(self, reserve_s: float = 0.0) -> float:
+        """What is left, less what those after need; never quite nothing."""
+        self.start()
+        return max((self._ends_at or 0.0) - time.monotonic() - reserve_s, 0.1)
+
+
 class Server(uvicorn.Server):
     """uvicorn, but a signal that asks it to stop is not raised again after a clean stop: the exit status is 0."""
 
-    stopping = False
+    def __init__(self, config: uvicorn.Config, deadline: Deadline) -> None:
+        super().__init__(config)
+        self._deadline = deadline
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -66,7 +89,7 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, _frame: object) -> None:
-        self.stopping = True
+        self._deadline.start()
         super().handle_exit(sig, None)
 
 
@@ -83,14 +106,15 @@ def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: 
 
 
 async def run_server(settings: Settings, listener: socket.socket, on_started: Callable[[Running], None]) -> None:
-    async with actors(settings) as (supervisor, accountant, store):
+    deadline = Deadline(settings.shutdown_timeout_s)
+    async with actors(settings, deadline) as (supervisor, accountant, store):
 
         def not_ready() -> str | None:
-            if server.stopping:
+            if deadline.started:
                 return "The server is shutting down."
             return None if store.available else "The database does not answer."
 
-        server = Server(uvicorn_config(build_app(supervisor, accountant, settings, not_ready), settings))
+        server = Server(uvicorn_config(build_app(supervisor, accountant, settings, not_ready), settings), deadline)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -101,25 +125,26 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
 
 
 @contextlib.asynccontextmanager
-async def actors(settings: Settings) -> AsyncIterator[tuple[Supervisor, Accountant, StateStore]]:
-    """Start the actors in order; stop them in reverse, each after it has finished what waits."""
+async def actors(settings: Settings, deadline: Deadline) -> AsyncIterator[tuple[Supervisor, Accountant, StateStore]]:
+    """Start the actors in order; stop them in reverse, each after it has finished what waits, by the deadline."""
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(DataDirectory(settings.data_path))
         engine = create_engine(sqlite_url(directory.database), timeout_s=settings.database_timeout_s)
         signer = open_database(engine)
         accountant = build_accountant(directory, settings)
         accountant.start()
-        stack.push_async_callback(asyncio.to_thread, accountant.stop, settings.shutdown_timeout_s)
+        stack.push_async_callback(lambda: asyncio.to_thread(accountant.stop, deadline.left_s()))
         store = StateStore(
             engine,
             directory.node,
             mailbox_size_updates=settings.store_mailbox_size_updates,
             group_limit_updates=settings.store_group_limit_updates,
         )
-        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="allocator"))
+        executor = ThreadPoolExecutor(1, thread_name_prefix="allocator")
+        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         supervisor = build_supervisor(store, accountant, signer, executor, settings)
         store.start(asyncio.get_running_loop(), supervisor.show)
-        stack.push_async_callback(store.stop, settings.shutdown_timeout_s)
+        stack.push_async_callback(lambda: store.stop(deadline.left_s(reserve_s=1)))
         await supervisor.load()
         stack.push_async_callback(supervisor.health.stop)
         housekeeping = Housekeeping(
@@ -131,7 +156,7 @@ async def actors(settings: Settings) -> AsyncIterator[tuple[Supervisor, Accounta
             reward_retention_s=settings.reward_retention_days * SECONDS_A_DAY,
         )
         housekeeping.start()
-        stack.push_async_callback(housekeeping.stop)
+        stack.push_async_callback(lambda: housekeeping.stop(deadline.left_s(reserve_s=2)))
         yield supervisor, accountant, store
 
 
@@ -190,7 +215,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=int(max(settings.shutdown_timeout_s, 1)),
+        timeout_graceful_shutdown=max(int(settings.shutdown_timeout_s) - FLUSH_RESERVE_S, 1),
         backlog=BACKLOG_CONNECTIONS,
     )
 

@@ -13,7 +13,6 @@ from multiarm.domain.errors import StartError
 
 PREFIX = "MULTIARM_"
 ENVIRONMENT = "environment variable"
-TEST_PREFIX = "MULTIARM_TEST_"  # for the test suite, not for the server it starts
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,8 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ledger_retention_days: Annotated[int, Meta(ge=1, le=36_500, description="How long the ledger is kept.")] = 90
 
     shutdown_timeout_s: Annotated[
-        float, Meta(ge=0.1, le=9, description="Longest wait for requests in flight at shutdown.")
-    ] = 5.0
+        float, Meta(ge=2, le=9, description="Longest time to stop, requests in flight and all flushing included.")
+    ] = 8.0
 
     @property
     def data_path(self) -> Path:
@@ -145,7 +144,7 @@ def sources(
         for name, value in read_toml(file).items():
             yield str(file), name, value
     for variable, text in environment.items():
-        if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX):
+        if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower()
             value = [word.strip() for word in text.split(",")] if name == "allowed_hosts" else text
             yield f"{ENVIRONMENT} {variable}", name, value

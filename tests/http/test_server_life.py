@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -121,7 +121,7 @@ class TestStop:
 
     def test_sigterm_ends_it_in_time_also_while_a_client_never_finishes(self, tmp_path: Path) -> None:
         with (
-            RunningServer(tmp_path / "data", settings={"shutdown_timeout_s": 1}) as server,
+            RunningServer(tmp_path / "data", settings={"shutdown_timeout_s": 2}) as server,
             server.connect() as idle,
             server.connect() as slow,
         ):
@@ -133,6 +133,28 @@ class TestStop:
             )
             server.client().get("/v1/ping")
             assert server.terminate(10) == 0
+
+    def test_sigterm_ends_it_in_time_also_while_the_database_is_locked(self, tmp_path: Path) -> None:
+        with RunningServer(tmp_path) as server:
+            client = server.client()
+            create(client, "a", experiment_id="x")
+            client.get("/v1/x/draw").raise_for_status()
+            body = b'{"arm_id": "a", "reward": 1}'
+            head = f"POST /v1/x/update HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            with ExitStack() as stack:
+                other = stack.enter_context(closing(sqlite3.connect(tmp_path / "multiarm.db", isolation_level=None)))
+                other.execute("BEGIN IMMEDIATE")
+                waiting = [stack.enter_context(server.connect()) for _ in range(3)]
+                for connection in waiting:
+                    connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+                client.get("/v1/x/draw").raise_for_status()  # behind them: they have been read
+                start = time.monotonic()
+                server.process.terminate()
+                answers = [read_answer(connection, "POST") for connection in waiting]
+                assert server.wait() == 0
+                assert time.monotonic() - start < 10
+            assert [answer.status for answer in answers] == [503] * 3
+            assert {answer.headers["content-type"] for answer in answers} == {"application/problem+json"}
 
     def test_under_load_no_answered_reward_is_lost(self, tmp_path: Path) -> None:
         with RunningServer(tmp_path / "data") as server:

@@ -66,13 +66,18 @@ class ExperimentNotFound(NotFound):
     type = "experiment-not-found"
     title = "No such experiment"
 
-    def __init__(self, experiment_id: str) -> None:
-        super().__init__(f"There is no experiment {experiment_id[:64]!r}; GET /v1/list shows those that exist.")
+    def __init__(self, experiment_id: str | None) -> None:
+        """None: it was there when the request came, and deleted before its turn."""
+        missing = (
+            "The experiment is gone" if experiment_id is None else f"There is no experiment {experiment_id[:64]!r}"
+        )
+        super().__init__(f"{missing}; GET /v1/list shows those that exist.")
 
 
 class ArmNotFound(NotFound):
     type = "arm-not-found"
     title = "No such arm"
+    path = "arm_id"
 
     def __init__(self, arm_id: str) -> None:
         super().__init__(f"There is no arm {arm_id[:64]!r} in this experiment; its stats show those that exist.")
@@ -232,6 +237,14 @@ class Unavailable(MultiarmError):
     type = "unavailable"
     title = "Not available right now"
     retry_after_s: ClassVar[int] = 1
+
+
+class Stopping(Unavailable):
+    """The server stopped before the request was done; it may have happened all the same."""
+
+    type = "stopping"
+    title = "The server is shutting down"
+    retry_after_s = 5
 
 
 class Busy(Unavailable):

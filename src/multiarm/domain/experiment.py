@@ -101,7 +101,7 @@ class Experiment:
             raise ArmNotFound(arm_id) from None
 
     def draw(self, now: float, rng: Random) -> Decision:
-        """Choose an arm. Reads the evidence, counts the draw, changes nothing else.
+        """Choose an arm and count the draw. Evidence is only read; an allocation that is out of date is renewed.
 
         Raises ExperimentDisabled or NoEnabledArms.
         """

@@ -40,7 +40,7 @@ class ArmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an experiment decides; fixed while it runs, unless its policy is changed."""
+    """How an experiment decides; fixed while it runs."""
 
     description: Annotated[str, Meta(max_length=1000)] = ""
     policy: AnyPolicy = Thompson()

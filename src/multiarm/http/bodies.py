@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import msgspec
 from litestar.types import Receive
 
+from multiarm.domain.arm import ID_PATTERN
 from multiarm.domain.errors import (
     FAULT_LIMIT,
     BodyTooLarge,
@@ -16,12 +17,17 @@ from multiarm.domain.errors import (
     MalformedBody,
     UnsupportedMediaType,
 )
-from multiarm.domain.spec import BATCH_LIMIT, Update, UpdateBatch
+from multiarm.domain.spec import BATCH_LIMIT, KEY_PATTERN, Update, UpdateBatch
 from multiarm.service.batch import BatchFaults, joined
 
 T = TypeVar("T")
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+IN_WORDS = {
+    ID_PATTERN: "Expected 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    KEY_PATTERN: "Expected 1 to 128 letters, digits and any of _~:@!$&'()*+,;=.- but not '.' or '..'",
+}
+
 _batch_decoder = msgspec.json.Decoder(UpdateBatch)
 _any_decoder = msgspec.json.Decoder()
 
@@ -174,5 +180,6 @@ def flattened(type_: Any) -> list[Any]:
 def fault_of(error: msgspec.ValidationError, path: str = "") -> Fault:
     """msgspec's message, its path (`$.policy.epsilon`) set below ours."""
     detail, _, where = str(error).partition(" - at `$")
+    detail = next((words for pattern, words in IN_WORDS.items() if repr(pattern)[1:-1] in detail), detail)
     where = where.rstrip("`").removeprefix(".")
     return Fault(f"{path}{where}" if where.startswith("[") else joined(path, where), InvalidRequest.type, f"{detail}.")

@@ -1,5 +1,6 @@
 """The gate: what every request passes on its way in, and the ledger's record of it on its way out."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -8,7 +9,7 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound
+from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound, Stopping
 from multiarm.http.answers import Answer
 from multiarm.http.endpoints import Services
 from multiarm.http.problems import problem
@@ -16,6 +17,7 @@ from multiarm.http.problems import problem
 RecordRequest = Callable[[tuple[Any, ...]], None]
 
 UNMATCHED = "unmatched"
+STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
 
 
 class Gate:
@@ -45,13 +47,21 @@ class Gate:
         status = 500  # where nothing is answered
         try:
             await (self._refusal(scope) or self.app)(scope, receive, send)
-            status = state.get("status", 200)  # the framework's own pages do not say
+            # what the framework answers by itself, pages and OPTIONS, does not say
+            status = state.get("status", 204 if scope["method"] == "OPTIONS" else 200)
+        except asyncio.CancelledError:  # uvicorn's, when stopping takes too long
+            status = 503
+            if "status" not in state:
+                await problem(STOPPED)(scope, receive, send)
         finally:
             duration_s = time.perf_counter() - start
             experiment_id = scope.get("path_params", {}).get("experiment_id")
             self._record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
 
     def _refusal(self, scope: HTTPScope) -> Answer | None:
+        foreign = None if self._any_host else self._foreign(scope["headers"])
+        if foreign is not None:
+            return problem(foreign)
         path: bytes = scope["raw_path"]
         if (
             b"%" in path
@@ -60,8 +70,7 @@ class Gate:
             or (path.endswith(b"/") and path != b"/")
         ):
             return problem(NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding."))
-        foreign = None if self._any_host else self._foreign(scope["headers"])
-        return None if foreign is None else problem(foreign)
+        return None
 
     def _foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
         host_count = 0
@@ -98,4 +107,4 @@ def is_dotted(path: bytes) -> bool:
 def without_port(authority: bytes) -> bytes:
     """`localhost` of `localhost:8080`, `[::1]` of `[::1]:8080`, in lower case."""
     host, colon, port = authority.rpartition(b":")
-    return (host if colon and port.isdigit() else authority).lower()
+    return (host if colon and (port.isdigit() or not port) else authority).lower()

@@ -139,6 +139,7 @@ async def disable(call: Call) -> Answer:
 )
 async def add_arm(call: Call) -> Answer:
     """Add an arm; without a body it gets a made-up id. A deleted id can be used again, for a new arm."""
+    call.supervisor.experiment(call.experiment_id)
     body = await call.body()
     spec = decode(body, _arm_decoder) if body else ArmSpec()
     return json_answer(views.ArmId(await call.supervisor.add_arm(call.experiment_id, spec)), 201)
@@ -202,6 +203,7 @@ async def draw(call: Call) -> Answer:
 )
 async def update(call: Call) -> Answer:
     """Report one reward; it is on disk when the answer comes."""
+    call.supervisor.experiment(call.experiment_id)
     asked = decode(await call.body(), _update_decoder)
     return ACCEPTED if await call.supervisor.update(call.experiment_id, asked) else DUPLICATE
 
@@ -219,6 +221,7 @@ async def update(call: Call) -> Answer:
 )
 async def update_batch(call: Call) -> Answer:
     """Report up to 10,000 rewards, all or nothing; duplicates are counted, not refused."""
+    call.supervisor.experiment(call.experiment_id)
     updates, faults = decode_batch(await call.body())
     limit = call.services.settings.batch_limit_updates
     if len(updates) > limit:

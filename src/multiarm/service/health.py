@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,7 +139,7 @@ class HealthKeeper:
                 self.forget(uid)
                 return
             if experiment.enabled_arms:
-                experiment.adopt(experiment.snapshot(self._clock()).allocate())
+                experiment.adopt(await asyncio.to_thread(experiment.snapshot(self._clock()).allocate))
         except Exception as error:
             self._count(experiment, error)
             return
@@ -159,9 +159,14 @@ def inconsistency(experiment: Experiment, epoch: int, stored: Mapping[int, Row])
         if mine[:3] != theirs[:3]:
             return f"the evidence of arm number {number} differs from the store's"
     allocation = experiment.allocation
-    if allocation is not None and abs(sum(allocation.probabilities) - 1) > 1e-9:
-        return "the probabilities do not sum to 1"
+    if allocation is not None and not is_distribution(allocation.probabilities):
+        return "the probabilities do not form a distribution"
     return None
+
+
+def is_distribution(probabilities: Sequence[float]) -> bool:
+    """None negative, sum 1 within 1e-9; nan is neither."""
+    return all(p >= 0 for p in probabilities) and abs(sum(probabilities) - 1) <= 1e-9
 
 
 def short(error: BaseException) -> str:

@@ -51,15 +51,15 @@ class Housekeeping:
     def start(self) -> None:
         self._tasks = [asyncio.create_task(every(interval_s, job)) for interval_s, job in self._jobs]
 
-    async def stop(self) -> None:
-        """Stop the jobs, and write the draw counts a last time."""
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Stop the jobs, and write the draw counts a last time, if that takes no longer than `timeout_s`."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self.write_draw_counts()
-        except Unavailable as error:
-            log.warning("draw_counts_not_written", error=str(error))
+            await asyncio.wait_for(self.write_draw_counts(), timeout_s)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("draw_counts_not_written", error=repr(error))
 
     async def write_draw_counts(self) -> None:
         """Store the draw counts that changed since they were last stored."""
@@ -95,7 +95,7 @@ class Housekeeping:
     def _compare(self, stored: dict[int, tuple[int, dict[int, Row]]]) -> None:
         for uid, (epoch, rows) in stored.items():
             experiment = self._supervisor.by_uid.get(uid)
-            if experiment is None or not self._supervisor.health.is_running(uid):
+            if experiment is None or self._supervisor.is_doubtful(uid) or not self._supervisor.health.is_running(uid):
                 continue
             problem = inconsistency(experiment, epoch, rows)
             if problem is not None:

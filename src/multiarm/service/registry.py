@@ -89,18 +89,21 @@ class Registry(ABC):
         """A commit of its rewards may have happened or not."""
         self._doubtful.add(uid)
 
+    def is_doubtful(self, uid: int) -> bool:
+        return self._all_doubtful or uid in self._doubtful
+
     async def settle_doubts(self) -> None:
-        """Load everything again where any administrative change is in doubt."""
+        """Load everything again where an administrative change is in doubt, else those whose rewards are."""
         if self._all_doubtful:
             await self.load()
+        for uid in list(self._doubtful):
+            await self.reload(self.by_uid[uid])
 
     async def settled(self, experiment_id: str) -> Experiment:
         """The experiment, loaded again first where it is in doubt."""
-        await self.settle_doubts()
-        experiment = self.experiment(experiment_id)
-        if experiment.state.uid in self._doubtful and not await self.reload(experiment):
-            raise ExperimentNotFound(experiment_id)
-        return experiment
+        if self.in_doubt:
+            await self.settle_doubts()
+        return self.experiment(experiment_id)
 
     # --- memory ------------------------------------------------------------------------------------------------
 

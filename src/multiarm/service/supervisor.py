@@ -237,8 +237,6 @@ class Supervisor(Registry):
         if self.health.is_running(experiment.state.uid):
             snapshot = experiment.snapshot(self.clock())
             try:
-                if len(snapshot.arms) * 1e-4 <= 1e-3:
-                    return snapshot.statistics()
                 return await asyncio.get_running_loop().run_in_executor(self._executor, snapshot.statistics)
             except Exception as error:
                 self.health.failed(experiment, error)

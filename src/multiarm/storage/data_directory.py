@@ -38,6 +38,7 @@ class DataDirectory:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self._directory = os.open(path, os.O_RDONLY)
         try:
             self.node = self._load_node()
         except StartError:
@@ -53,6 +54,7 @@ class DataDirectory:
         return self.path / "ledger"
 
     def close(self) -> None:
+        os.close(self._directory)
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -71,8 +73,12 @@ class DataDirectory:
         except FileNotFoundError:
             node = int.from_bytes(os.urandom(8), signed=True)
             made = file.with_suffix(".new")
-            made.write_text(f"{node}\n")
+            with made.open("w") as opened:
+                opened.write(f"{node}\n")
+                opened.flush()
+                os.fsync(opened.fileno())
             made.replace(file)
+            os.fsync(self._directory)
             return node
         except (OSError, ValueError) as error:
             raise StartError(

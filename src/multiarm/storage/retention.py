@@ -50,13 +50,22 @@ def purge(connection: Connection, after_number: int, uids: Sequence[int]) -> Ste
     """
     numbers = next_numbers(connection, after_number)
     if not numbers:
-        for table in (evidence, baseline, arm):
-            connection.execute(sa.delete(table).where(table.c.experiment.in_(uids)))
-        connection.execute(sa.delete(experiment).where(experiment.c.uid.in_(uids)))
-        return Step(0, None)
+        return bury(connection, after_number, uids)
     walked = reward.c.number.between(numbers[0], numbers[-1])
     deleted = connection.execute(sa.delete(reward).where(walked, reward.c.experiment.in_(uids)))
     return Step(deleted.rowcount, numbers[-1])
+
+
+def bury(connection: Connection, after_number: int, uids: Sequence[int]) -> Step:
+    """Delete up to 5,000 rows of what experiments without rewards still hold; when nothing is left, themselves."""
+    for table in (evidence, baseline, arm):
+        key = table.primary_key.columns
+        some = sa.select(*key).where(table.c.experiment.in_(uids)).limit(STEP_ROWS)
+        deleted = connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(some)))
+        if deleted.rowcount:
+            return Step(deleted.rowcount, after_number)
+    connection.execute(sa.delete(experiment).where(experiment.c.uid.in_(uids)))
+    return Step(0, None)
 
 
 def deleted_experiments(connection: Connection) -> list[int]:

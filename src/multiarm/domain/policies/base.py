@@ -1,6 +1,6 @@
 """What a policy is: which statistics to add up, and how to turn the sums into probabilities."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -78,9 +78,3 @@ def pooled(evidence: Evidence, prior: PseudoCounts | None) -> tuple[F64, F64]:
     if prior is None:
         return evidence.pulls, evidence.reward
     return evidence.pulls + prior.pulls, evidence.reward + prior.pulls * prior.mean_reward
-
-
-def to_builtins(policy: Policy) -> dict[str, Any]:
-    """The policy as JSON types, `type` included."""
-    document: dict[str, Any] = msgspec.to_builtins(policy)
-    return document
