@@ -48,7 +48,7 @@ class TestOrder:
         assert (settings.port, settings.host) == (2, "127.0.0.1")
 
     def test_other_variables_are_not_looked_at(self) -> None:
-        environment = {"PORT": "x", "MULTIARM": "x", "MULTIARM_TEST_DATA": "x", "multiarm_port": "x"}
+        environment = {"PORT": "x", "MULTIARM": "x", "multiarm_port": "x"}
         assert load_settings(environment=environment) == Settings()
 
     def test_lists(self, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class TestBatchFaults:
         faults.add(4, InvalidField("", "neither"))
         assert [(fault.path, fault.type) for fault in rejected(faults).faults] == [
             ("updates[2].reward", "invalid-reward"),
-            ("updates[3]", "arm-not-found"),
+            ("updates[3].arm_id", "arm-not-found"),
             ("updates[4]", "invalid"),
             ("updates[5].key", "invalid"),
             ("updates[7].reward", "invalid"),
@@ -128,7 +128,7 @@ class TestBatches:
             with pytest.raises(BatchRejected) as caught:
                 await service.supervisor.update_batch("button", updates, faults)
             paths = [fault.path for fault in caught.value.faults]
-            assert paths == ["updates[1].reward", "updates[2].reward", "updates[3]"]
+            assert paths == ["updates[1].reward", "updates[2].reward", "updates[3].arm_id"]
             assert await service.rows() == service.rows_in_memory() == {}
 
         run_service(tmp_path, story)

@@ -164,7 +164,7 @@ class TestPurging:
         again = database.create("gone")
         database.commit(bundle(again, plain(again, key="1")))
         steps = purged(database)
-        assert sum(steps) == 5_001
+        assert sum(steps) == 5_001 + 1 + 1 + 2  # rewards, evidence, baseline, arms
         assert max(steps) <= STEP_ROWS
         assert database.count(experiment, experiment.c.uid == gone.uid) == 0
         for table in (arm, evidence, baseline, reward):
@@ -172,6 +172,14 @@ class TestPurging:
         assert database.load(kept).rows[1].pull_count == 5_002
         assert database.load(again).rows[1].pull_count == 1
         assert balanced(database)
+
+    def test_an_experiment_of_many_arms_goes_in_steps_too(self, database: Database) -> None:
+        database.create("wide", arms=[f"a{n}" for n in range(1_000)])
+        for n in range(6):
+            database.create(f"wide-{n}", arms=[f"a{m}" for m in range(1_000)])
+        database.run(lambda c: experiments.mark_deleted(c, None, NOON))
+        assert purged(database) == [5_000, 2_000, 0]
+        assert database.count(arm) == 0
 
     def test_pruning_what_waits_to_be_purged_keeps_no_books_of_it(self, database: Database) -> None:
         state = database.create()
@@ -186,7 +194,7 @@ class TestPurging:
             state = database.create(name)
             database.commit(bundle(state, plain(state, key="a")))
         database.run(lambda c: experiments.mark_deleted(c, None, NOON))
-        assert sum(purged(database)) == 3
+        assert sum(purged(database)) == 3 * (1 + 1 + 2)  # rewards, evidence, arms
         counts = {table.name: database.count(table) for table in metadata.sorted_tables}
         assert {name for name, count in counts.items() if count} == {"signing_key"}
         assert database.load(database.create("one")).rows == {}

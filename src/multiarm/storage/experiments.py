@@ -239,7 +239,7 @@ def locked(connection: Connection, uid: int) -> Row[tuple[object, ...]]:
     """The experiment's row, held until the transaction ends; ExperimentNotFound where it is deleted."""
     row = connection.execute(sa.select(experiment).where(experiment.c.uid == uid).with_for_update()).first()
     if row is None or row.deleted_at is not None:
-        raise ExperimentNotFound(None)
+        raise ExperimentNotFound(None if row is None else row.id)
     return row
 
 
