@@ -9,7 +9,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # so that tests can say `from support import …`; see support.py
 
+from small_disk import disk
 from support import RunningServer
+
+__all__ = ["disk"]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,7 @@
 """A database that is locked, a disk that is full, a commit whose outcome nobody knows."""
 
 import asyncio
-import resource
-import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,6 +15,7 @@ from multiarm.domain.errors import CommitUnknown, ExperimentNotFound, StoreUnava
 from multiarm.domain.spec import ArmSpec, Update
 from multiarm.service.batch import BatchFaults
 from postgres import Service, run_service
+from small_disk import SmallDisk
 
 
 @pytest.fixture(autouse=True)
@@ -64,42 +62,6 @@ class TestLockedDatabase:
             assert await pulls(service) == 2
 
         run_service(tmp_path, story, database_timeout_s=0.2)
-
-
-class SmallDisk:
-    """A directory whose disk can be filled and emptied."""
-
-    def __init__(self, path: Path, limits_files: bool) -> None:
-        self.path = path
-        self._limits_files = limits_files
-        self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(self) -> None:
-        if self._limits_files:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, self._limits[1]))
-            return
-        with (self.path / "filler").open("wb", buffering=0) as filler, suppress(OSError):
-            while filler.write(bytes(4_096)):
-                pass
-
-    def empty(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
-        (self.path / "filler").unlink(missing_ok=True)
-
-
-@pytest.fixture(params=["full disk", "file size limit"])
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
-    small = SmallDisk(tmp_path, limits_files=request.param == "file size limit")
-    if request.param == "full disk":
-        mounting = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
-        try:
-            subprocess.run(mounting, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("mounting a tmpfs takes root; the file size limit stands in for it")
-    yield small
-    small.empty()
-    if request.param == "full disk":
-        subprocess.run([shutil.which("umount") or "umount", "-l", str(tmp_path)], check=True)
 
 
 class TestFullDisk:
