@@ -20,7 +20,7 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from multiarm.domain.decision import DecisionSigner
-from multiarm.domain.errors import StartError
+from multiarm.domain.errors import StartError, Unavailable
 from multiarm.http.app import build_app
 from multiarm.http.protocol import Protocol
 from multiarm.service.accountant import Accountant
@@ -145,7 +145,10 @@ async def actors(settings: Settings, deadline: Deadline) -> AsyncIterator[tuple[
         supervisor = build_supervisor(store, accountant, signer, executor, settings)
         store.start(asyncio.get_running_loop(), supervisor.show)
         stack.push_async_callback(lambda: store.stop(deadline.left_s(reserve_s=1)))
-        await supervisor.load()
+        try:
+            await supervisor.load()
+        except Unavailable as error:
+            raise StartError(str(error)) from error
         stack.push_async_callback(supervisor.health.stop)
         housekeeping = Housekeeping(
             supervisor,
@@ -166,9 +169,14 @@ def open_database(engine: sa.Engine) -> DecisionSigner:
         with engine.connect() as connection:
             migrate(connection)
             keys, current = transact(connection, partial(db.load_keys, now=time.time()))
+        return DecisionSigner(keys, current)
     except sa.exc.DBAPIError as error:
-        raise StartError(f"The database cannot be opened: {error.orig}.") from error
-    return DecisionSigner(keys, current)
+        raise StartError(
+            f"The database cannot be opened ({error.orig}). Is the disk full or read-only, the file in use or damaged? "
+            "`multiarm check` looks at it."
+        ) from error
+    except ValueError as error:
+        raise StartError(f"{error} Restore the database from a backup.") from error
 
 
 def build_accountant(directory: DataDirectory, settings: Settings) -> Accountant:
@@ -233,12 +241,15 @@ def bound_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS)
-    except OSError as error:
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise StartError(
-            f"It cannot listen on {host}, port {port}: {error.strerror or error}; choose another with --host or --port."
+            f"It cannot listen on {host}, port {port}: {reason}; choose another with --host or --port."
         ) from None
 
 
 def url_of(listener: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
     host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "data"
     )
     allowed_hosts: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, pattern=r"^\S+$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)$")], ...],
         Meta(min_length=1, description="Names that `Host` and `Origin` may carry, without port; `*` allows all."),
     ] = ("127.0.0.1", "localhost", "[::1]")
     log_format: Annotated[Literal["human", "json"], Meta(description="Form of the log lines.")] = "human"
@@ -192,5 +192,5 @@ def allowed(field: msgspec.structs.FieldInfo) -> str:
         low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}"
         return f"{kind} {low} to {meta.le:,}"
     if get_origin(base) is tuple:
-        return "a list of names (in the environment separated by commas)"
+        return "a list of names without port, IPv6 in brackets (in the environment separated by commas)"
     return " or ".join(repr(choice) for choice in base.__args__)

@@ -102,3 +102,17 @@ class TestNormalAnalogue:
         assert normal_probability_best(evidence_of([0.0, 0.0], [1.0, 1.0])) == pytest.approx([0.0, 1.0])
         assert normal_probability_best(evidence_of([1.0, 1.0], [1.0, 1.0])) == pytest.approx([0.5, 0.5])
         assert normal_probability_best(evidence_of([0.0, 0.0], [0.0, 0.0])) == pytest.approx([0.5, 0.5])
+
+    def test_a_far_origin_costs_no_digits(self) -> None:
+        for origin in (1e9, 1e12):
+            low = [origin + r for r in (0.0, 0.125)] * 500
+            high = [origin + 1 + r for r in (0.0, 0.125)] * 500
+            best = normal_probability_best(evidence_of(low, high, origin=origin))
+            assert best is not None
+            assert best.tolist() == pytest.approx([0.0, 1.0], abs=1e-12)
+
+    def test_an_outlier_does_not_blur_the_others(self) -> None:
+        low, high = [1e-7, 1.01e-7] * 50, [2e-7, 2.01e-7] * 50
+        best = normal_probability_best(evidence_of([-1000.0, -1001.0] * 50, low, high))
+        assert best is not None
+        assert best.tolist() == pytest.approx([0.0, 0.0, 1.0], abs=1e-12)

@@ -243,3 +243,18 @@ class TestCreation:
             else:
                 with pytest.raises(InvalidField):
                     check_arm(arm, EpsilonGreedy())
+
+
+class TestPayloads:
+    @pytest.mark.parametrize(("depth", "allowed"), [(0, True), (1, True), (64, True), (65, False), (900, False)])
+    def test_are_nested_64_levels_at_most(self, depth: int, allowed: bool) -> None:
+        payload: object = 1
+        for level in range(depth):
+            payload = [payload] if level % 2 else {"a": payload}
+        request = CreateExperiment(arms=[ArmSpec(payload=payload)])
+        if allowed:
+            check_creation(request)
+        else:
+            with pytest.raises(InvalidField, match="64 levels") as caught:
+                check_creation(request)
+            assert caught.value.path == "arms[0].payload"

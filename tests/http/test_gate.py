@@ -1,6 +1,7 @@
 """Host, Origin and Sec-Fetch-Site: without authentication, other web sites must not reach the server."""
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -90,3 +91,11 @@ def test_allowed_hosts_replaces_the_names_whatever_their_case(small_client: http
     }
     for origin, status in (("https://shop.example", 200), ("http://localhost", 403)):
         assert small_client.get("/v1/ping", headers={"origin": origin}).status_code == status
+
+
+def test_a_star_lets_names_and_origins_through_but_no_cross_site_request(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, settings={"allowed_hosts": "*"}) as server:
+        client = server.client()
+        named = {"host": "bandit.internal", "origin": "http://shop.example"}
+        assert client.get("/v1/ping", headers=named).status_code == 200
+        assert_problem(client.get("/v1/ping", headers={"sec-fetch-site": "cross-site"}), 403, "forbidden-origin")

@@ -1,11 +1,13 @@
 """What the ledger holds of what was answered: every draw, reward and request, after a clean stop."""
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pytest
 
+from multiarm.http.protocol import JoinedWrites
 from support import RunningServer
 
 DRAW = "/v1/{experiment_id}/draw"
@@ -79,3 +81,31 @@ def test_head_and_body_of_an_answer_travel_together(tmp_path: Path) -> None:
         while data := connection.recv(65_536):
             answer += data
         assert answer.endswith(b'"}')
+
+
+class Gone:
+    """A transport whose connection was lost."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_what_is_written_joins_and_is_dropped_where_the_client_has_gone(closing: bool) -> None:
+    async def story() -> list[bytes]:
+        transport = Gone()
+        joined = JoinedWrites(cast("asyncio.Transport", transport), asyncio.get_running_loop())
+        joined.write(b"head")
+        joined.write(b"body")
+        transport.closing = closing
+        await asyncio.sleep(0)
+        return transport.written
+
+    assert asyncio.run(story()) == ([] if closing else [b"headbody"])

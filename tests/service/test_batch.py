@@ -77,7 +77,7 @@ class TestBatchFaults:
             faults.add(index, StaleEpoch("e"))
         faults.add(250, InvalidReward("r"))
         error = rejected(faults)
-        assert [fault.path for fault in error.faults] == [f"updates[{n}]" for n in range(100)]
+        assert [fault.path for fault in error.faults] == [f"updates[{n}].decision_id" for n in range(100)]
         assert isinstance(error.worst, InvalidReward)
         assert "251 updates" in str(error)
 
@@ -87,7 +87,7 @@ class TestBatchFaults:
 
     def test_faults_outside_a_batch_have_plain_paths(self) -> None:
         assert faults_of(InvalidReward("r")) == [Fault("reward", "invalid-reward", "r")]
-        assert faults_of(StaleEpoch("e")) == [Fault("", "stale-epoch", "e")]
+        assert faults_of(StaleEpoch("e")) == [Fault("decision_id", "stale-epoch", "e")]
 
 
 def decided(service: Service, count: int) -> list[Update]:

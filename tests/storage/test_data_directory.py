@@ -1,8 +1,10 @@
 """The data directory and its lock, and `check`, which reads one that no server uses."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from multiarm.storage.check import check_directory
 from multiarm.storage.data_directory import DataDirectory
 from multiarm.storage.schema import evidence
 from postgres import bundle, database_of, plain
+from small_disk import SmallDisk
+from support import run_cli
 
 
 class TestDataDirectory:
@@ -106,3 +110,44 @@ class TestCheck:
             database.run(lambda c: c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'").close())
         with pytest.raises(StartError, match="another version"):
             check_directory(data)
+
+    @pytest.mark.parametrize(
+        ("damage", "what"),
+        [
+            ('UPDATE experiment SET spec = \'{"policy": {"type": "of-a-later-version"}}\'', "experiment 'button'"),
+            ("UPDATE evidence SET sums = '[1,2'", "the evidence of arm number 1"),
+        ],
+    )
+    def test_what_cannot_be_decoded_is_named(self, data: Path, damage: str, what: str) -> None:
+        with closing(sqlite3.connect(data / "multiarm.db")) as connection, connection:
+            connection.execute(damage)
+        with pytest.raises(StartError, match=what):
+            check_directory(data)
+        done = run_cli("serve", "--port", "0", "--data-dir", data)
+        assert done.returncode == 2
+        assert what in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    tmp_path.chmod(0o755)
+    with pytest.raises(StartError, match="not empty"):
+        DataDirectory(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("text", ["9" * 30, "-1e5", "", str(2**63)])
+def test_a_node_id_that_cannot_be_one_is_refused(tmp_path: Path, text: str) -> None:
+    with DataDirectory(tmp_path):
+        pass
+    (tmp_path / "node").write_text(text)
+    with pytest.raises(StartError, match="damaged"):
+        DataDirectory(tmp_path)
+
+
+def test_a_disk_that_is_full_at_the_first_start_is_said_so(disk: SmallDisk) -> None:
+    disk.fill()
+    with pytest.raises(StartError, match=r"cannot be (written|used)"):
+        DataDirectory(disk.path / "data")

@@ -42,6 +42,8 @@ class DecisionSigner:
     """
 
     def __init__(self, keys: Mapping[int, bytes], current: int) -> None:
+        if any(len(key) != KEY_BYTES for key in keys.values()):
+            raise ValueError(f"A signing key must have {KEY_BYTES} bytes.")
         self._current = current
         self._macs = {
             number: blake2b(key=key, digest_size=TAG_BYTES, person=b"decision") for number, key in keys.items()
@@ -72,7 +74,7 @@ class DecisionSigner:
 
     def open(self, token: str) -> Claims:
         """Verify and unpack; InvalidDecision where the token is malformed or forged."""
-        if len(token) != TOKEN_LENGTH:
+        if len(token) != TOKEN_LENGTH or "+" in token or "/" in token:  # the decoder would take the other alphabet too
             raise InvalidDecision(_INVALID)
         try:
             raw = urlsafe_b64decode(token)

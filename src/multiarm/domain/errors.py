@@ -135,6 +135,7 @@ class LimitReached(Conflict):
 class Gone(MultiarmError):
     type = "gone"
     title = "No longer accepted"
+    path = "decision_id"
 
 
 class StaleEpoch(Gone):

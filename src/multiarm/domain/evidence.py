@@ -130,8 +130,13 @@ class Evidence:
     @property
     def mean(self) -> F64:
         """Mean reward, float64[..., K]; nan where there are no pulls."""
-        pulls = np.where(self.pulls > 0, self.pulls, np.nan)
-        return self.origin + self.sums[..., 1] / pulls
+        return self.origin + self.mean_deviation
+
+    @property
+    def mean_deviation(self) -> F64:
+        """The same, less the origin."""
+        deviation: F64 = self.sums[..., 1] / np.where(self.pulls > 0, self.pulls, np.nan)
+        return deviation
 
     @property
     def variance(self) -> F64:

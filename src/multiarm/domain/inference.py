@@ -28,11 +28,12 @@ def beta_interval(alpha: F64, beta: F64) -> F64:
 def normal_probability_best(evidence: Evidence) -> F64 | None:
     """P(mean is the largest), float64[K], each mean Normal(m, s²/n); None while an arm has fewer than two pulls.
 
-    An arm whose rewards never varied counts as known to one part in 10⁹ of the largest number about.
+    All about the origin, for the digits' sake. An arm whose rewards never varied counts as known to one part in 10⁹ of
+    the largest deviation about.
     """
     if evidence.pulls.size == 0 or evidence.pulls.min() < 2:
         return None
-    mean = evidence.mean
+    deviation = evidence.mean_deviation
     scale = np.sqrt(evidence.variance / evidence.pulls)
-    finest = 1e-9 * max(float(np.abs(mean).max()), float(scale.max())) or 1.0
-    return probability_best(NormalPosterior(mean, np.maximum(scale, finest)))
+    finest = 1e-9 * float(np.abs(deviation).max()) or 1.0
+    return probability_best(NormalPosterior(deviation, np.where(scale > 0, scale, finest)))

@@ -19,6 +19,7 @@ RESERVED_IDS = frozenset({"ping", "list", "clear", "create"})
 KEY_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_~:@!$&'()*+,;=.-]{1,128}(?!\n)$"
 BATCH_LIMIT = 10_000
 ARM_LIMIT = 1_000
+PAYLOAD_DEPTH = 64
 
 Identifier = Annotated[
     str,
@@ -121,7 +122,10 @@ def creation_faults(request: CreateExperiment, payload_limit_bytes: int) -> Iter
 
 
 def arm_faults(arm: ArmSpec, policy: Policy, payload_limit_bytes: int, path: str = "") -> Iterator[InvalidField]:
-    """A prior's mean must be a reward that the policy could see, and a payload must not be too large."""
+    """A prior's mean must be a reward that the policy could see, and a payload neither too large nor too deep."""
+    if depth_exceeds(arm.payload, PAYLOAD_DEPTH):
+        yield InvalidField(f"{path}payload", f"A payload may be nested {PAYLOAD_DEPTH} levels deep.")
+        return
     if arm.payload is not None and len(msgspec.json.encode(arm.payload)) > payload_limit_bytes:
         yield InvalidField(
             f"{path}payload", f"A payload may have {payload_limit_bytes:,} bytes as JSON (payload_limit_bytes)."
@@ -131,6 +135,21 @@ def arm_faults(arm: ArmSpec, policy: Policy, payload_limit_bytes: int, path: str
     mean = arm.prior.mean_reward
     if not (isfinite(mean) and policy.reward_min <= mean <= policy.reward_max):
         yield InvalidField(f"{path}prior.mean_reward", f"A mean of this policy's rewards lies in {span(policy)}.")
+
+
+def depth_exceeds(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested more than `limit` deep."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            member
+            for outer in level
+            if isinstance(outer, dict | list)
+            for member in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def span(policy: Policy) -> str:

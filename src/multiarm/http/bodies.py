@@ -1,5 +1,6 @@
 """Request bodies: read within the limit, decoded fast; only where that fails walked again to list every fault."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import UnionType
@@ -23,6 +24,7 @@ from multiarm.service.batch import BatchFaults, joined
 T = TypeVar("T")
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+SLICE_ITEMS = 250
 IN_WORDS = {
     ID_PATTERN: "Expected 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
     KEY_PATTERN: "Expected 1 to 128 letters, digits and any of _~:@!$&'()*+,;=.- but not '.' or '..'",
@@ -77,7 +79,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise malformed(body, error) from None
 
 
-def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None], BatchFaults]:
+async def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None], BatchFaults]:
     """The updates of a batch; those that cannot be decoded are None, and their faults are collected."""
     faults = BatchFaults()
     try:
@@ -91,6 +93,8 @@ def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None], Batch
         raise InvalidRequest(list(islice(walk(document, UpdateBatch), FAULT_LIMIT)))
     updates: list[Update | None] = []
     for index, item in enumerate(items):
+        if index % SLICE_ITEMS == 0:
+            await asyncio.sleep(0)  # a large batch must not hold up the draws
         try:
             updates.append(msgspec.convert(item, Update))
         except msgspec.ValidationError as error:

@@ -17,6 +17,7 @@ from multiarm.http.problems import problem
 RecordRequest = Callable[[tuple[Any, ...]], None]
 
 UNMATCHED = "unmatched"
+ADD_IT = "to let one through, add its name to the setting allowed_hosts (MULTIARM_ALLOWED_HOSTS)."
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
 
 
@@ -59,7 +60,7 @@ class Gate:
             self._record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
 
     def _refusal(self, scope: HTTPScope) -> Answer | None:
-        foreign = None if self._any_host else self._foreign(scope["headers"])
+        foreign = self._foreign(scope["headers"])
         if foreign is not None:
             return problem(foreign)
         path: bytes = scope["raw_path"]
@@ -77,15 +78,20 @@ class Gate:
         for name, value in headers:
             if name == b"host":
                 host_count += 1
-                if without_port(value) not in self._hosts:
-                    return ForbiddenOrigin("The Host header names no host of this server; allowed_hosts lists them.")
-            elif name == b"origin" and without_port(value.partition(b"://")[2]) not in self._hosts:
-                return ForbiddenOrigin("Requests from other web sites are refused; allowed_hosts lists what may ask.")
+                if not self._is_ours(value):
+                    return ForbiddenOrigin(f"The Host header names no host of this server; {ADD_IT}")
+            elif name == b"origin" and not self._is_ours(value.partition(b"://")[2]):
+                return ForbiddenOrigin(f"Requests from other web sites are refused; {ADD_IT}")
             elif name == b"sec-fetch-site" and value == b"cross-site":
-                return ForbiddenOrigin("Requests across sites are refused.")
+                return ForbiddenOrigin(
+                    "Requests across sites are refused; send it from a page of this server, or no page."
+                )
         if host_count != 1:
-            return ForbiddenOrigin("A request has one Host header, and it names a host of allowed_hosts.")
+            return ForbiddenOrigin("A request has one Host header, which names a host of the setting allowed_hosts.")
         return None
+
+    def _is_ours(self, authority: bytes) -> bool:
+        return self._any_host or without_port(authority) in self._hosts
 
     def _route(self, scope: HTTPScope) -> str:
         """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""
@@ -106,5 +112,6 @@ def is_dotted(path: bytes) -> bool:
 @lru_cache(maxsize=1024)
 def without_port(authority: bytes) -> bytes:
     """`localhost` of `localhost:8080`, `[::1]` of `[::1]:8080`, in lower case."""
+    authority = authority.strip()
     host, colon, port = authority.rpartition(b":")
     return (host if colon and (port.isdigit() or not port) else authority).lower()

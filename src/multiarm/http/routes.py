@@ -222,7 +222,7 @@ async def update(call: Call) -> Answer:
 async def update_batch(call: Call) -> Answer:
     """Report up to 10,000 rewards, all or nothing; duplicates are counted, not refused."""
     call.supervisor.experiment(call.experiment_id)
-    updates, faults = decode_batch(await call.body())
+    updates, faults = await decode_batch(await call.body())
     limit = call.services.settings.batch_limit_updates
     if len(updates) > limit:
         raise InvalidField("updates", f"A batch may have {limit:,} updates (batch_limit_updates); split it.")

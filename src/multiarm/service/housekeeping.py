@@ -58,7 +58,7 @@ class Housekeeping:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await asyncio.wait_for(self.write_draw_counts(), timeout_s)
-        except (Unavailable, TimeoutError) as error:
+        except Exception as error:
             log.warning("draw_counts_not_written", error=repr(error))
 
     async def write_draw_counts(self) -> None:

@@ -20,6 +20,8 @@ from multiarm.storage.rewards import GroupResult, Outcome, UpdateRequest, commit
 log = structlog.get_logger()
 T = TypeVar("T")
 
+UNAVAILABLE_S = 5.0
+
 ShownRows = dict[int, tuple[int, dict[int, Row]]]
 Reply = Callable[[Any], None]
 
@@ -56,7 +58,7 @@ class StateStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.node = node
-        self.available = True
+        self._failed_at = -float("inf")
         self._engine = engine
         self._mailbox: Mailbox[Message] = Mailbox(mailbox_size_updates)
         self._group_limit = group_limit_updates
@@ -79,6 +81,11 @@ class StateStore:
     def update(self, request: UpdateRequest, reply: Reply) -> None:
         """Enqueue; Busy where the mailbox is full. `reply` gets list[bool], for each increment whether it was new."""
         self._mailbox.put(UpdateMessage(request, reply), len(request.increments))
+
+    @property
+    def available(self) -> bool:
+        """False for five seconds after a failure of disk or connection, or until an update is committed again."""
+        return time.monotonic() - self._failed_at > UNAVAILABLE_S
 
     async def run(self, work: Callable[[Connection], T], then: Callable[[T], object] | None = None) -> T:
         """Run `work` in a transaction of its own. `then` gets its result on the loop, in step with the commits.
@@ -159,6 +166,13 @@ class StateStore:
         except Exception as error:
             return GroupResult([self._explained(error)] * len(requests), {})
 
+    def _judge(self, outcome: object) -> None:
+        """Reading may go well where writing does not: only a commit of rewards shows that all is well again."""
+        if isinstance(outcome, StoreUnavailable):
+            self._failed_at = time.monotonic()
+        elif isinstance(outcome, list):
+            self._failed_at = -float("inf")
+
     def _connected(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
@@ -190,7 +204,7 @@ class StateStore:
         def on_loop() -> None:
             attempt(self._on_rows, rows)
             for reply, outcome in outcomes:
-                self.available = not isinstance(outcome, StoreUnavailable)
+                self._judge(outcome)
                 attempt(reply, outcome)
 
         try:

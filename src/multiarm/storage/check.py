@@ -10,6 +10,7 @@ from multiarm.domain.errors import StartError
 from multiarm.storage.books import Entry, audit
 from multiarm.storage.data_directory import DataDirectory
 from multiarm.storage.engine import HEAD_REVISION, create_engine, current_revision, sqlite_url, transact
+from multiarm.storage.experiments import Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def check_directory(path: Path) -> Report:
                         "The database is of another version; start the server once to bring it up to date."
                     )
                 return transact(connection, report)
+        except Unreadable as error:
+            raise StartError(str(error)) from error
         except sa.exc.DBAPIError as error:
             raise StartError(f"The database cannot be read: {error.orig}.") from error
         finally:

@@ -10,6 +10,7 @@ from multiarm.domain.errors import StartError
 
 LOCK_FILE = "lock"
 NODE_FILE = "node"
+NO_NODE = 1 << 64
 
 
 class DataDirectory:
@@ -22,6 +23,8 @@ class DataDirectory:
         self.path = path
         if not create and not (path / LOCK_FILE).exists():
             raise StartError(f"{path} is not a data directory of multiarm.")
+        if not (path / LOCK_FILE).exists() and is_used(path):
+            raise StartError(f"{path} is not empty, and no data directory of multiarm; choose another --data-dir.")
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
@@ -36,11 +39,14 @@ class DataDirectory:
             raise StartError(
                 f"The data directory {path} is in use by process {owner}; stop it, or choose another --data-dir."
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self._directory = os.open(path, os.O_RDONLY)
         try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
             self.node = self._load_node()
+        except OSError as error:
+            self.close()
+            raise StartError(f"The data directory {path} cannot be written: {error.strerror}.") from None
         except StartError:
             self.close()
             raise
@@ -69,7 +75,7 @@ class DataDirectory:
         """This directory's random 64-bit number, made at first use."""
         file = self.path / NODE_FILE
         try:
-            return int(file.read_text())
+            node = int(file.read_text())
         except FileNotFoundError:
             node = int.from_bytes(os.urandom(8), signed=True)
             made = file.with_suffix(".new")
@@ -79,8 +85,16 @@ class DataDirectory:
                 os.fsync(opened.fileno())
             made.replace(file)
             os.fsync(self._directory)
-            return node
-        except (OSError, ValueError) as error:
-            raise StartError(
-                f"The node id in {file} cannot be read ({error}); restore the file from a backup."
-            ) from None
+        except ValueError:
+            node = NO_NODE
+        if not -(1 << 63) <= node < 1 << 63:
+            raise StartError(f"The node id in {file} is damaged; restore the file from a backup.")
+        return node
+
+
+def is_used(path: Path) -> bool:
+    """Whether there is something in it already."""
+    try:
+        return any(path.iterdir())
+    except OSError:  # not there, or no directory: what comes next says so
+        return False

@@ -1,8 +1,10 @@
 """Experiments and their arms in the database. Each function is one transaction's work; the caller holds it."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -18,10 +20,13 @@ from multiarm.domain.errors import (
     ExperimentExists,
     ExperimentNotFound,
     LimitReached,
+    StoreUnavailable,
 )
 from multiarm.domain.records import ExperimentState
 from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, check_arm
 from multiarm.storage.schema import arm, evidence, experiment, signing_key
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ def load_experiments(connection: Connection, node: int, uid: int | None = None) 
         row.uid: ExperimentState(
             row.uid,
             row.id,
-            msgspec.json.decode(row.spec, type=ExperimentSpec),
+            stored(row.spec, ExperimentSpec, f"experiment {row.id!r}"),
             row.enabled,
             row.epoch,
             row.created_at,
@@ -86,23 +91,38 @@ def own_rows(connection: Connection, node: int, uids: Sequence[int]) -> dict[int
     for row in connection.execute(sa.select(evidence).where(evidence.c.experiment.in_(uids), evidence.c.node == node)):
         epoch, rows = found.get(row.experiment, (None, {}))
         if row.epoch == epoch:
-            rows[row.arm] = evidence_from(row)
+            with contextlib.suppress(Unreadable):  # then it is missing here, and so differs from memory
+                rows[row.arm] = evidence_from(row)
     return found
+
+
+class Unreadable(StoreUnavailable):
+    """Something stored is not what this version writes: damaged, or of a later version."""
+
+
+def stored(text: str, type_: type[T] | Any, what: str) -> T:
+    try:
+        return cast("T", msgspec.json.decode(text, type=type_))
+    except msgspec.DecodeError as error:
+        raise Unreadable(
+            f"In the database, {what} cannot be read ({error}). "
+            "Start the version of multiarm that wrote it, or restore a backup."
+        ) from error
 
 
 def arm_from(row: Row[tuple[object, ...]]) -> Arm:
     return Arm(
         row.number,
         row.id,
-        None if row.payload is None else msgspec.json.decode(row.payload),
-        None if row.prior is None else msgspec.json.decode(row.prior, type=Prior),
+        None if row.payload is None else stored(row.payload, Any, f"the payload of arm {row.id!r}"),
+        None if row.prior is None else stored(row.prior, Prior, f"the prior of arm {row.id!r}"),
         row.enabled,
         row.deleted_at is not None,
     )
 
 
 def evidence_from(row: Row[tuple[object, ...]]) -> domain.Row:
-    sums = msgspec.json.decode(row.sums, type=tuple[float, ...])
+    sums: tuple[float, ...] = stored(row.sums, tuple[float, ...], f"the evidence of arm number {row.arm}")
     return domain.Row(sums, row.as_of, row.pull_count, row.draw_count)
 
 
@@ -154,7 +174,7 @@ def create_experiment(
 def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits: Limits) -> Arm:
     """ArmExists, LimitReached, or FloorTooHigh where the floor leaves no room for one more."""
     parent = locked(connection, uid)
-    experiment_spec = msgspec.json.decode(parent.spec, type=ExperimentSpec)
+    experiment_spec = stored(parent.spec, ExperimentSpec, f"experiment {parent.id!r}")
     check_arm(spec, experiment_spec.policy, limits.payload_bytes)
     live = list(
         connection.execute(
@@ -189,7 +209,7 @@ def change_arm(
     before = arm_from(row)
     if enabled and not before.enabled:
         count = connection.scalar(sa.select(sa.func.count()).select_from(arm).where(live, arm.c.enabled)) or 0
-        require_room(msgspec.json.decode(parent.spec, type=ExperimentSpec).floor, count + 1)
+        require_room(stored(parent.spec, ExperimentSpec, f"experiment {parent.id!r}").floor, count + 1)
     after = msgspec.structs.replace(before, enabled=before.enabled if enabled is None else enabled, deleted=deleted)
     connection.execute(
         sa.update(arm)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from multiarm.domain.evidence import Row
 from multiarm.domain.policies import Observation
 from multiarm.domain.spec import ExperimentSpec
+from multiarm.storage.experiments import stored
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
 STEP_ROWS = 5_000
@@ -93,9 +94,9 @@ def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, 
         groups[row.experiment, row.arm, row.epoch].append(row)
     uids = {uid for uid, _, _ in groups}
     specs = {
-        row.uid: msgspec.json.decode(row.spec, type=ExperimentSpec)
+        row.uid: stored(row.spec, ExperimentSpec, f"experiment {row.id!r}")
         for row in connection.execute(
-            sa.select(experiment.c.uid, experiment.c.spec).where(
+            sa.select(experiment.c.uid, experiment.c.id, experiment.c.spec).where(
                 experiment.c.uid.in_(uids), experiment.c.deleted_at.is_(None)
             )
         )
