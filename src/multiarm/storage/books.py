@@ -43,7 +43,9 @@ def audit(connection: Connection) -> Iterator[Entry]:
         connection.execute(sa.select(experiment).where(experiment.c.deleted_at.is_(None)).order_by(experiment.c.number))
     )
     epochs = {row.uid: row.epoch for row in live}
-    specs = {row.uid: stored(row.spec, ExperimentSpec, f"experiment {row.id!r}") for row in live}
+    specs: dict[int, ExperimentSpec] = {
+        row.uid: stored(row.spec, ExperimentSpec, f"experiment {row.id!r}") for row in live
+    }
     actual = actual_rows(connection, epochs)
     expected = expected_rows(connection, epochs, specs)
     for parent in live:

@@ -174,7 +174,7 @@ def create_experiment(
 def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits: Limits) -> Arm:
     """ArmExists, LimitReached, or FloorTooHigh where the floor leaves no room for one more."""
     parent = locked(connection, uid)
-    experiment_spec = stored(parent.spec, ExperimentSpec, f"experiment {parent.id!r}")
+    experiment_spec: ExperimentSpec = stored(parent.spec, ExperimentSpec, f"experiment {parent.id!r}")
     check_arm(spec, experiment_spec.policy, limits.payload_bytes)
     live = list(
         connection.execute(

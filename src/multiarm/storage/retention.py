@@ -93,7 +93,7 @@ def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, 
     for row in rows:
         groups[row.experiment, row.arm, row.epoch].append(row)
     uids = {uid for uid, _, _ in groups}
-    specs = {
+    specs: dict[int, ExperimentSpec] = {
         row.uid: stored(row.spec, ExperimentSpec, f"experiment {row.id!r}")
         for row in connection.execute(
             sa.select(experiment.c.uid, experiment.c.id, experiment.c.spec).where(
