@@ -19,8 +19,8 @@ class Mailbox(Generic[M]):
         self._changed = Condition()
         self._closed = False
 
-    def put(self, message: M, weight: int = 1) -> None:
-        """Busy where it would grow past its capacity; a lone message always fits."""
+    def put(self, message: M, weight: int = 1, *, wake: bool = True) -> None:
+        """Busy where it would grow past its capacity; a lone message always fits. `wake`: now, not by `wake` later."""
         with self._changed:
             if self._closed:
                 raise StoreUnavailable("The server is shutting down.")
@@ -28,6 +28,12 @@ class Mailbox(Generic[M]):
                 raise Busy(f"{self.waiting} updates wait for the database already; try again in a moment.")
             self._messages.append((message, weight))
             self.waiting += weight
+            if wake:
+                self._changed.notify()
+
+    def wake(self) -> None:
+        """Let the other thread look."""
+        with self._changed:
             self._changed.notify()
 
     def take(self, limit: int) -> list[M]:

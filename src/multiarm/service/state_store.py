@@ -59,6 +59,7 @@ class StateStore:
     ) -> None:
         self.node = node
         self._failed_at = -float("inf")
+        self._waking = False
         self._engine = engine
         self._mailbox: Mailbox[Message] = Mailbox(mailbox_size_updates)
         self._group_limit = group_limit_updates
@@ -80,7 +81,7 @@ class StateStore:
 
     def update(self, request: UpdateRequest, reply: Reply) -> None:
         """Enqueue; Busy where the mailbox is full. `reply` gets list[bool], for each increment whether it was new."""
-        self._mailbox.put(UpdateMessage(request, reply), len(request.increments))
+        self._put(UpdateMessage(request, reply), len(request.increments))
 
     @property
     def available(self) -> bool:
@@ -102,8 +103,19 @@ class StateStore:
                     result = error
             settle(future, result)
 
-        self._mailbox.put(WorkMessage(work, reply))
+        self._put(WorkMessage(work, reply), 1)
         return await future
+
+    def _put(self, message: Message, weight: int) -> None:
+        """The thread is woken once a turn of the loop: larger groups, and fewer hand-overs of the interpreter."""
+        self._mailbox.put(message, weight, wake=False)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._mailbox.wake()
 
     # --- in the thread -----------------------------------------------------------------------------------------
 
