@@ -17,6 +17,7 @@ class Mailbox(Generic[M]):
         self.waiting = 0
         self._messages: deque[tuple[M, int]] = deque()
         self._changed = Condition()
+        self._awake = False
         self._closed = False
 
     def put(self, message: M, weight: int = 1, *, wake: bool = True) -> None:
@@ -29,17 +30,21 @@ class Mailbox(Generic[M]):
             self._messages.append((message, weight))
             self.waiting += weight
             if wake:
-                self._changed.notify()
+                self._wake()
 
     def wake(self) -> None:
         """Let the other thread look."""
         with self._changed:
-            self._changed.notify()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._awake = True
+        self._changed.notify()
 
     def take(self, limit: int) -> list[M]:
         """Wait for messages; as many as weigh `limit` together, one at least. Empty once closed and drained."""
         with self._changed:
-            while not self._messages and not self._closed:
+            while not (self._messages and self._awake) and not self._closed:
                 self._changed.wait()
             taken: list[M] = []
             weight = 0
@@ -48,6 +53,7 @@ class Mailbox(Generic[M]):
                 taken.append(message)
                 weight += its_weight
             self.waiting -= weight
+            self._awake = bool(self._messages)
             return taken
 
     def close(self) -> None:
