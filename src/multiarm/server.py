@@ -39,7 +39,7 @@ log = structlog.get_logger()
 SECONDS_A_DAY = 86_400
 BACKLOG_CONNECTIONS = 2048
 FLUSH_RESERVE_S = 3  # of the time to stop, for the store and the ledger after the last request
-GC_THRESHOLD = 20_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
+GC_THRESHOLD = 50_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
 SWITCH_INTERVAL_S = 0.002  # how long a thread may keep the loop waiting for the interpreter
 
 

@@ -72,7 +72,7 @@ class CreateExperiment(ExperimentSpec, frozen=True, kw_only=True, forbid_unknown
         return [ArmSpec(arm_id=arm) if isinstance(arm, str) else arm for arm in self.arms]
 
 
-class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One reward: for a decision (`decision_id`), or for an arm (`arm_id`, and a `key` to make it repeatable)."""
 
     reward: Annotated[float, Meta(description="In the policy's range.")]

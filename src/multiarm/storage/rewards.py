@@ -17,7 +17,7 @@ from multiarm.domain.records import Increment
 from multiarm.storage.evidence import ArmKey, ArmRow, chunks, read_rows, write_rows
 from multiarm.storage.schema import reward
 
-ROWS_PER_INSERT = 10  # a quarter faster than one by one; more gains nothing
+ROWS_PER_INSERT = (50, 10, 1)  # in one statement they cost a third less than one by one
 
 
 class UpdateRequest(NamedTuple):
@@ -178,12 +178,12 @@ def insert_new(
     known = known_keys(connection, keys)
     if known:
         rows = [row for row in rows if (row[0], row[1]) not in known]
-    whole = len(rows) - len(rows) % ROWS_PER_INSERT
-    if whole:
-        several = [tuple(chain.from_iterable(chunk)) for chunk in chunks(rows[:whole], ROWS_PER_INSERT)]
-        connection.exec_driver_sql(_insert_sql(ROWS_PER_INSERT), several)
-    if whole < len(rows):
-        connection.exec_driver_sql(_insert_sql(1), rows[whole:])
+    for row_count in ROWS_PER_INSERT:
+        whole = len(rows) - len(rows) % row_count
+        if whole:
+            several = [tuple(chain.from_iterable(chunk)) for chunk in chunks(rows[:whole], row_count)]
+            connection.exec_driver_sql(_insert_sql(row_count), several)
+            rows = rows[whole:]
     return known
 
 
