@@ -14,7 +14,7 @@ from multiarm.domain.evidence import Row
 from multiarm.domain.policies import EpsilonGreedy
 from multiarm.domain.records import ExperimentState
 from multiarm.storage import experiments
-from multiarm.storage.schema import reward
+from multiarm.storage.schema import evidence, reward
 from postgres import KINDS, NODE, NOON, Database, bundle, database_of, decided, plain
 
 HOUR = 3600.0
@@ -96,6 +96,14 @@ class TestCounting:
         with pytest.raises(InvalidReward):
             database.commit(bundle(state, msgspec.structs.replace(plain(state), numbers=(1.0, math.nan, 0.0))))
         assert pull_counts(database, state) == {1: 1}
+        assert database.count(reward) == 1
+
+    def test_a_damaged_row_is_named_and_left_as_it_is(self, database: Database) -> None:
+        state = database.create()
+        database.commit(bundle(state, plain(state)))
+        database.run(lambda c: c.execute(sa.update(evidence).values(sums="[1,2")))
+        with pytest.raises(experiments.Unreadable, match="the evidence of arm number 1"):
+            database.commit(bundle(state, plain(state)))
         assert database.count(reward) == 1
 
 

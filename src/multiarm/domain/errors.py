@@ -228,6 +228,9 @@ class BatchRejected(MultiarmError):
             "drop or mend them and send the batch again."
         )
 
+    def as_faults(self) -> list[Fault]:
+        return self.faults
+
 
 # --- 503: not now ------------------------------------------------------------------------------------------
 

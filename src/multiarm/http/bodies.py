@@ -19,12 +19,11 @@ from multiarm.domain.errors import (
     UnsupportedMediaType,
 )
 from multiarm.domain.spec import BATCH_LIMIT, KEY_PATTERN, Update, UpdateBatch
-from multiarm.service.batch import BatchFaults, joined
+from multiarm.service.batch import SLICE_UPDATES, BatchFaults, joined
 
 T = TypeVar("T")
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-SLICE_ITEMS = 250
 IN_WORDS = {
     ID_PATTERN: "Expected 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
     KEY_PATTERN: "Expected 1 to 128 letters, digits and any of _~:@!$&'()*+,;=.- but not '.' or '..'",
@@ -93,8 +92,8 @@ async def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None],
         raise InvalidRequest(list(islice(walk(document, UpdateBatch), FAULT_LIMIT)))
     updates: list[Update | None] = []
     for index, item in enumerate(items):
-        if index % SLICE_ITEMS == 0:
-            await asyncio.sleep(0)  # a large batch must not hold up the draws
+        if index % SLICE_UPDATES == 0:
+            await asyncio.sleep(0)
         try:
             updates.append(msgspec.convert(item, Update))
         except msgspec.ValidationError as error:

@@ -12,7 +12,6 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from multiarm.domain import errors
 from multiarm.domain.errors import Fault, MultiarmError
 from multiarm.http.answers import Answer
-from multiarm.service.batch import faults_of
 
 log = structlog.get_logger()
 
@@ -66,9 +65,8 @@ def problem(error: MultiarmError) -> Answer:
 
 
 def listed(error: MultiarmError, status: int) -> Sequence[Fault]:
-    if isinstance(error, errors.BatchRejected):
-        return error.faults
-    return faults_of(error) if status == HTTPStatus.UNPROCESSABLE_ENTITY else ()
+    told = isinstance(error, errors.BatchRejected) or status == HTTPStatus.UNPROCESSABLE_ENTITY
+    return error.as_faults() if told else ()
 
 
 def answer(

@@ -4,6 +4,7 @@ from operator import itemgetter
 
 from multiarm.domain.errors import FAULT_LIMIT, BatchRejected, Fault, Gone, Invalid, MultiarmError, NotFound
 
+SLICE_UPDATES = 250  # looked at between two turns of the loop: a large batch must not hold up the draws
 _PRECEDENCE: tuple[type[MultiarmError], ...] = (Invalid, NotFound, Gone)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from multiarm.domain.errors import ExperimentQuarantined, ExperimentRestarting, Unavailable
+from multiarm.domain.errors import Busy, ExperimentQuarantined, ExperimentRestarting, StoreUnavailable
 from multiarm.domain.evidence import Row
 from multiarm.domain.experiment import Experiment
 
@@ -133,7 +133,7 @@ class HealthKeeper:
                 try:
                     found = await self._reload(experiment)
                     break
-                except Unavailable:  # no fault of the experiment's
+                except (Busy, StoreUnavailable):  # no fault of the experiment's
                     await asyncio.sleep(self._policy.backoff_limit_s)
             if not found:
                 self.forget(uid)

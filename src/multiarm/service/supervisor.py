@@ -31,14 +31,12 @@ from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, check_creation
 from multiarm.service.accountant import Accountant, reward_rows
 from multiarm.service.allocator import Allocator, Budget
-from multiarm.service.batch import BatchFaults
+from multiarm.service.batch import SLICE_UPDATES, BatchFaults
 from multiarm.service.health import HealthKeeper, RestartPolicy
 from multiarm.service.registry import Registry
 from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
 from multiarm.storage.rewards import Outcome, UpdateRequest
-
-BATCH_SLICE_UPDATES = 250  # validated between two turns of the loop
 
 
 class Supervisor(Registry):
@@ -167,7 +165,7 @@ class Supervisor(Registry):
 
     async def update(self, experiment_id: str, update: Update) -> bool:
         """Count one reward, durably. False where it was counted before."""
-        experiment = await self.settled(experiment_id) if self.in_doubt else self.experiment(experiment_id)
+        experiment = await self.settled(experiment_id)
         now = self.clock()
         try:
             increment = experiment.credit(update, now)
@@ -184,10 +182,10 @@ class Supervisor(Registry):
         epoch = experiment.state.epoch
         now = self.clock()
         increments: list[Increment] = []
-        for start in range(0, len(updates), BATCH_SLICE_UPDATES):
+        for start in range(0, len(updates), SLICE_UPDATES):
             if start:
                 await asyncio.sleep(0)
-            for index, update in enumerate(updates[start : start + BATCH_SLICE_UPDATES], start):
+            for index, update in enumerate(updates[start : start + SLICE_UPDATES], start):
                 if update is None:
                     continue
                 try:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from multiarm.domain.evidence import Row, decay_weight
 from multiarm.domain.spec import ExperimentSpec
 from multiarm.storage.evidence import ArmKey
-from multiarm.storage.experiments import evidence_from, stored
+from multiarm.storage.experiments import evidence_from, spec_from
 from multiarm.storage.retention import STEP_ROWS, Baseline, Counted, baseline_from, replayed
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
@@ -43,9 +43,7 @@ def audit(connection: Connection) -> Iterator[Entry]:
         connection.execute(sa.select(experiment).where(experiment.c.deleted_at.is_(None)).order_by(experiment.c.number))
     )
     epochs = {row.uid: row.epoch for row in live}
-    specs: dict[int, ExperimentSpec] = {
-        row.uid: stored(row.spec, ExperimentSpec, f"experiment {row.id!r}") for row in live
-    }
+    specs = {row.uid: spec_from(row) for row in live}
     actual = actual_rows(connection, epochs)
     expected = expected_rows(connection, epochs, specs)
     for parent in live:

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from multiarm.domain.evidence import Row
+from multiarm.storage.experiments import sums_from
 
 T = TypeVar("T")
 ArmKey = tuple[int, int]  # experiment uid, arm number
@@ -15,8 +16,6 @@ PAIRS_PER_QUERY = 400  # SQLite builds may allow no more than 999 parameters
 
 # another node must not reset or purge the experiment meanwhile; on SQLite there is one writer at a time
 SHARED_LOCK = " FOR SHARE OF experiment"
-
-_decode_sums = msgspec.json.Decoder(tuple[float, ...]).decode
 
 
 class ArmRow(NamedTuple):
@@ -39,7 +38,7 @@ def read_rows(connection: Connection, node: int, keys: Collection[ArmKey]) -> di
         query = _select_sql(len(pairs), mark(connection))
         for row in connection.exec_driver_sql(query, parameters):
             uid, number, deleted_at, epoch, row_epoch, sums, as_of, pull_count, draw_count = row
-            current = Row(_decode_sums(sums), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
+            current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
             found[uid, number] = ArmRow(epoch, current, deleted_at is not None, row_epoch is not None)
     return found
 

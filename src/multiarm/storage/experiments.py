@@ -20,7 +20,7 @@ from multiarm.domain.errors import (
     ExperimentExists,
     ExperimentNotFound,
     LimitReached,
-    StoreUnavailable,
+    Unavailable,
 )
 from multiarm.domain.records import ExperimentState
 from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, check_arm
@@ -49,7 +49,7 @@ def load_experiments(connection: Connection, node: int, uid: int | None = None) 
         row.uid: ExperimentState(
             row.uid,
             row.id,
-            stored(row.spec, ExperimentSpec, f"experiment {row.id!r}"),
+            spec_from(row),
             row.enabled,
             row.epoch,
             row.created_at,
@@ -96,8 +96,8 @@ def own_rows(connection: Connection, node: int, uids: Sequence[int]) -> dict[int
     return found
 
 
-class Unreadable(StoreUnavailable):
-    """Something stored is not what this version writes: damaged, or of a later version."""
+class Unreadable(Unavailable):
+    """Something stored is not what this version writes: damaged, or of a later version. The store itself is well."""
 
 
 def stored(text: str, type_: type[T] | Any, what: str) -> T:
@@ -108,6 +108,16 @@ def stored(text: str, type_: type[T] | Any, what: str) -> T:
             f"In the database, {what} cannot be read ({error}). "
             "Start the version of multiarm that wrote it, or restore a backup."
         ) from error
+
+
+def spec_from(row: Row[tuple[object, ...]]) -> ExperimentSpec:
+    spec: ExperimentSpec = stored(row.spec, ExperimentSpec, f"experiment {row.id!r}")
+    return spec
+
+
+def sums_from(text: str, arm_number: int) -> tuple[float, ...]:
+    sums: tuple[float, ...] = stored(text, tuple[float, ...], f"the evidence of arm number {arm_number}")
+    return sums
 
 
 def arm_from(row: Row[tuple[object, ...]]) -> Arm:
@@ -122,8 +132,7 @@ def arm_from(row: Row[tuple[object, ...]]) -> Arm:
 
 
 def evidence_from(row: Row[tuple[object, ...]]) -> domain.Row:
-    sums: tuple[float, ...] = stored(row.sums, tuple[float, ...], f"the evidence of arm number {row.arm}")
-    return domain.Row(sums, row.as_of, row.pull_count, row.draw_count)
+    return domain.Row(sums_from(row.sums, row.arm), row.as_of, row.pull_count, row.draw_count)
 
 
 # --- writing -------------------------------------------------------------------------------------------------
@@ -174,7 +183,7 @@ def create_experiment(
 def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits: Limits) -> Arm:
     """ArmExists, LimitReached, or FloorTooHigh where the floor leaves no room for one more."""
     parent = locked(connection, uid)
-    experiment_spec: ExperimentSpec = stored(parent.spec, ExperimentSpec, f"experiment {parent.id!r}")
+    experiment_spec = spec_from(parent)
     check_arm(spec, experiment_spec.policy, limits.payload_bytes)
     live = list(
         connection.execute(
@@ -209,7 +218,7 @@ def change_arm(
     before = arm_from(row)
     if enabled and not before.enabled:
         count = connection.scalar(sa.select(sa.func.count()).select_from(arm).where(live, arm.c.enabled)) or 0
-        require_room(stored(parent.spec, ExperimentSpec, f"experiment {parent.id!r}").floor, count + 1)
+        require_room(spec_from(parent).floor, count + 1)
     after = msgspec.structs.replace(before, enabled=before.enabled if enabled is None else enabled, deleted=deleted)
     connection.execute(
         sa.update(arm)

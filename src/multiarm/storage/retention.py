@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from multiarm.domain.evidence import Row
 from multiarm.domain.policies import Observation
 from multiarm.domain.spec import ExperimentSpec
-from multiarm.storage.experiments import stored
+from multiarm.storage.experiments import spec_from
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
 STEP_ROWS = 5_000
@@ -93,12 +93,10 @@ def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, 
     for row in rows:
         groups[row.experiment, row.arm, row.epoch].append(row)
     uids = {uid for uid, _, _ in groups}
-    specs: dict[int, ExperimentSpec] = {
-        row.uid: stored(row.spec, ExperimentSpec, f"experiment {row.id!r}")
+    specs = {
+        row.uid: spec_from(row)
         for row in connection.execute(
-            sa.select(experiment.c.uid, experiment.c.id, experiment.c.spec).where(
-                experiment.c.uid.in_(uids), experiment.c.deleted_at.is_(None)
-            )
+            sa.select(experiment).where(experiment.c.uid.in_(uids), experiment.c.deleted_at.is_(None))
         )
     }
     for (uid, number, epoch), members in sorted(groups.items()):
