@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MINUTES ?= 10
+ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: serve demo test bench clean
+.PHONY: serve demo test bench bench-quick bench-soak load-tools clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/multiarm serve
@@ -17,8 +19,17 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/http_load.py
+bench: $(VENV)/.installed-bench load-tools
+	@$(BIN)/python benchmarks/run.py all
+
+bench-quick: $(VENV)/.installed load-tools
+	@$(BIN)/python benchmarks/run.py quick
+
+bench-soak: $(VENV)/.installed-test
+	@$(BIN)/python benchmarks/run.py soak --minutes $(MINUTES)
+
+load-tools:
+	@command -v wrk > /dev/null || { $(ROOT) apt-get update --quiet=2 && $(ROOT) apt-get install --quiet=2 --yes wrk; }
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("multiarm needs Python 3.11 or later; try: make PYTHON=python3.12 …")'
@@ -31,6 +42,10 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -1,15 +1,14 @@
-"""The yardstick: an ASGI application that answers a constant of the size of a draw."""
+"""A yardstick: an ASGI application that draws from memory and does nothing else."""
 
 from typing import Any
 
-BODY = b'{"arm_id":"arm-1","propensity":0.2,"decision_id":"' + b"x" * 92 + b'","payload":null}'
-START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))],
-}
+from bare_draw import draw
+
+HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 async def app(_scope: Any, _receive: Any, send: Any) -> None:
-    await send(START)
-    await send({"type": "http.response.body", "body": BODY})
+    body = draw()
+    headers = [*HEADERS, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

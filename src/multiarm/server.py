@@ -17,12 +17,13 @@ import pyarrow as pa
 import sqlalchemy as sa
 import structlog
 import uvicorn
-from litestar.types import ASGIApp
 
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import StartError, Unavailable
 from multiarm.http.app import build_app
-from multiarm.http.protocol import Protocol
+from multiarm.http.express import ExpressLane
+from multiarm.http.gate import Gate
+from multiarm.http.protocol import Config, Protocol
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 
 SECONDS_A_DAY = 86_400
 BACKLOG_CONNECTIONS = 2048
+TICKS_A_SECOND = 10  # of uvicorn's main loop
+TICKS_A_TIMEOUT_CHECK = 5
 FLUSH_RESERVE_S = 3  # of the time to stop, for the store and the ledger after the last request
 GC_THRESHOLD = 50_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
 SWITCH_INTERVAL_S = 0.002  # how long a thread may keep the loop waiting for the interpreter
@@ -73,9 +76,10 @@ class Deadline:
 class Server(uvicorn.Server):
     """uvicorn, but a signal that asks it to stop is not raised again after a clean stop: the exit status is 0."""
 
-    def __init__(self, config: uvicorn.Config, deadline: Deadline) -> None:
+    def __init__(self, config: uvicorn.Config, deadline: Deadline, lane: ExpressLane | None) -> None:
         super().__init__(config)
         self._deadline = deadline
+        self._lane = lane
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,6 +91,18 @@ class Server(uvicorn.Server):
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        should_exit = await super().on_tick(counter)
+        if self._lane is not None and counter % TICKS_A_SECOND == 0:
+            self._lane.stamp(self.server_state.default_headers)
+        if counter % TICKS_A_TIMEOUT_CHECK == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.check_time(now)
+        return should_exit
 
     def handle_exit(self, sig: int, _frame: object) -> None:
         self._deadline.start()
@@ -114,7 +130,9 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
                 return "The server is shutting down."
             return None if store.available else "The database does not answer."
 
-        server = Server(uvicorn_config(build_app(supervisor, accountant, settings, not_ready), settings), deadline)
+        gate = build_app(supervisor, accountant, settings, not_ready)
+        lane = ExpressLane(gate, accountant.record_requests) if settings.express_lane else None
+        server = Server(server_config(gate, lane, settings), deadline, lane)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -213,10 +231,11 @@ def build_supervisor(
     )
 
 
-def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=Protocol,
+def server_config(gate: Gate, lane: ExpressLane | None, settings: Settings) -> Config:
+    return Config(
+        gate,
+        settings,
+        lane,
         ws="none",
         lifespan="off",
         log_config=None,

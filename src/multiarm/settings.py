@@ -32,6 +32,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["debug", "info", "warning", "error"], Meta(description="Least level that is logged.")
     ] = "info"
 
+    express_lane: Annotated[
+        bool, Meta(description="Answer draws and rewards straight from the parser; the answers are the same without.")
+    ] = True
+    head_cache_limit_heads: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Most heads of requests that the express lane remembers.")
+    ] = 16_384
+    head_cache_limit_bytes: Annotated[
+        int, Meta(ge=0, le=1 << 30, description="Most bytes of heads that it remembers.")
+    ] = 8 << 20
+    head_limit_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 20, description="Largest head of a request; larger ones get 431.")
+    ] = 16 << 10
+    head_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="Longest time for a head to arrive whole; then 408.")
+    ] = 10.0
+    body_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="Longest time for a body to arrive whole; then 408.")
+    ] = 30.0
+    keep_alive_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="How long an idle connection is kept open.")
+    ] = 75.0
+    answer_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="How long a client may leave its answers unread.")
+    ] = 30.0
+
     body_limit_bytes: Annotated[
         int, Meta(ge=1024, le=1 << 30, description="Largest request body; larger ones get 413.")
     ] = 8 << 20
@@ -187,6 +212,8 @@ def allowed(field: msgspec.structs.FieldInfo) -> str:
     base, meta = described(field)
     if base is str:
         return "text"
+    if base is bool:
+        return "true or false"
     if base is int or base is float:
         kind = "a whole number" if base is int else "a number"
         low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}"

@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from multiarm.service.accountant import Accountant, DropReport, Tray
-from multiarm.storage.ledger import DecisionRow, Ledger, RequestRow, RewardRow, Row, Table
+from multiarm.storage.columns import DecisionRow, RequestRow, RewardRow, Row, Table
+from multiarm.storage.ledger import Ledger
 from small_disk import SmallDisk
 
 NOON = 1_772_366_400.0

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multiarm.storage.ledger import SCHEMAS, DecisionRow, Ledger, RequestRow, RewardRow, Table
+from multiarm.storage.columns import SCHEMAS, DecisionRow, RequestRow, RewardRow, Table
+from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()

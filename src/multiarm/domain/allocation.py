@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,12 +15,20 @@ from multiarm.domain.evidence import F64
 FLOOR_TOLERANCE = 1e-12  # ten arms with a floor of 0.1 each fill the traffic, rounding or not
 
 
-class Choice(NamedTuple):
-    """The arm drawn, its exact probability, and whether it came from the random share."""
+class Share:
+    """One arm's part of an allocation, from which draws are answered.
 
-    arm: Arm
-    propensity: float
-    random: bool
+    random_below: a random number that fell to this arm, below this one, came from the random share. rendered: for
+    whoever shows the same share many times.
+    """
+
+    __slots__ = ("arm", "propensity", "random_below", "rendered")
+
+    def __init__(self, arm: Arm, propensity: float, random_below: float) -> None:
+        self.arm = arm
+        self.propensity = propensity
+        self.random_below = random_below
+        self.rendered: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class Allocation:
     evidence_version: int
     computed_at: float
     cumulative: tuple[float, ...]
+    shares: tuple[Share, ...]
 
     @classmethod
     def over(
@@ -50,6 +59,11 @@ class Allocation:
         evidence_version: int = 0,
         computed_at: float = 0.0,
     ) -> Self:
+        cumulative = cumulate(probabilities)
+        starts = (0.0, *cumulative)
+        shares = [
+            Share(arm, p, start + random_mass) for arm, p, start in zip(arms, probabilities, starts, strict=False)
+        ]
         return cls(
             tuple(arms),
             tuple(probabilities),
@@ -57,14 +71,13 @@ class Allocation:
             version,
             evidence_version,
             computed_at,
-            cumulate(probabilities),
+            cumulative,
+            tuple(shares),
         )
 
-    def choose(self, u: float) -> Choice:
+    def choose(self, u: float) -> Share:
         """The arm for `u`, uniform on [0, 1). An arm of probability 0 is never chosen."""
-        index = bisect_right(self.cumulative, u)
-        start = self.cumulative[index - 1] if index else 0.0
-        return Choice(self.arms[index], self.probabilities[index], u - start < self.random_mass)
+        return self.shares[bisect_right(self.cumulative, u)]
 
     def restricted(self, enabled: Sequence[Arm], version: int) -> Self | None:
         """A stand-in until the allocation of `version` is there: arms not enabled masked, the rest renormalised.

@@ -4,10 +4,13 @@ import hmac
 import itertools
 import os
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import NamedTuple, Self
+
+import numpy as np
 
 from multiarm.domain.errors import InvalidDecision
 
@@ -16,9 +19,24 @@ TAG_BYTES = 16
 KEY_BYTES = 32
 
 # version, key number, experiment uid, arm number, epoch, time, propensity, unique (process, counter), context length
-_BODY = struct.Struct("<BHqIIddQQH")
-_UNIQUE = slice(35, 51)
+_BODY = struct.Struct(">BHqIIddQQH")
+CLAIMS_BYTES = _BODY.size
+CLAIMS = np.dtype(
+    [
+        ("version", "u1"),
+        ("key", ">u2"),
+        ("uid", ">i8"),
+        ("arm_number", ">u4"),
+        ("epoch", ">u4"),
+        ("time", ">f8"),
+        ("propensity", ">f8"),
+        ("unique", "u1", 16),
+        ("context_length", ">u2"),
+    ]
+)
+UNIQUE = slice(35, 51)
 _TOKEN_BYTES = _BODY.size + TAG_BYTES
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 TOKEN_LENGTH = 92  # 69 bytes in base64url, so without padding
 
 _INVALID = "It was not issued by this server, or was damaged on the way; send it exactly as `draw` returned it."
@@ -48,6 +66,7 @@ class DecisionSigner:
         self._macs = {
             number: blake2b(key=key, digest_size=TAG_BYTES, person=b"decision") for number, key in keys.items()
         }
+        self._mac = self._macs[current]
         self._process = int.from_bytes(os.urandom(8))
         self._counter = itertools.count()
 
@@ -56,9 +75,9 @@ class DecisionSigner:
         """A signer with a key of its own, for use without a server."""
         return cls({1: os.urandom(KEY_BYTES)}, current=1)
 
-    def sign(self, uid: int, arm_number: int, epoch: int, time: float, propensity: float) -> tuple[str, bytes]:
-        """(decision_id, its unique number of 16 bytes)."""
-        body = _BODY.pack(
+    def sign(self, uid: int, arm_number: int, epoch: int, time: float, propensity: float) -> tuple[bytes, bytes]:
+        """(the decision_id in ASCII, its claims packed as CLAIMS says)."""
+        claims = _BODY.pack(
             VERSION,
             self._current,
             uid,
@@ -70,7 +89,9 @@ class DecisionSigner:
             next(self._counter),
             0,
         )
-        return urlsafe_b64encode(body + self._tag(self._current, body)).decode(), body[_UNIQUE]
+        tag = self._mac.copy()
+        tag.update(claims)
+        return b2a_base64(claims + tag.digest(), newline=False).translate(_URL_SAFE), claims
 
     def open(self, token: str) -> Claims:
         """Verify and unpack; InvalidDecision where the token is malformed or forged."""
@@ -89,7 +110,7 @@ class DecisionSigner:
             raise InvalidDecision(_INVALID)
         if not hmac.compare_digest(raw[_BODY.size :], self._tag(key_number, body)):
             raise InvalidDecision(_INVALID)
-        return Claims(uid, arm_number, epoch, time, propensity, body[_UNIQUE])
+        return Claims(uid, arm_number, epoch, time, propensity, body[UNIQUE])
 
     def _tag(self, key_number: int, body: bytes) -> bytes:
         mac = self._macs[key_number].copy()

@@ -30,6 +30,7 @@ from multiarm.domain.snapshot import Snapshot
 from multiarm.domain.spec import ExperimentSpec, Update
 
 CLOCK_SKEW_S = 300.0
+NEVER = -float("inf")
 DRIFT_SHARE = 0.01  # of a half-life, after which time alone makes an allocation out of date
 
 
@@ -105,11 +106,16 @@ class Experiment:
 
         Raises ExperimentDisabled or NoEnabledArms.
         """
-        arm, propensity, random = self._allocation_at(now).choose(rng.random())
+        allocation = self.allocation
+        if allocation is None or now >= self._fresh_until:
+            allocation = self._allocation_at(now)
+        u = rng.random()
+        share = allocation.choose(u)
+        number = share.arm.number
         state = self.state
-        token, unique = self._signer.sign(state.uid, arm.number, state.epoch, now, propensity)
-        self.draws[arm.number] = self.draws.get(arm.number, 0) + 1
-        return Decision(arm, propensity, token, random, now, unique)
+        token, claims = self._signer.sign(state.uid, number, state.epoch, now, share.propensity)
+        self.draws[number] = self.draws.get(number, 0) + 1
+        return Decision(share, token, claims, u < share.random_below, now)
 
     def credit(self, update: Update, now: float) -> Increment:
         """Validate a reward and say what it adds; changes nothing.
@@ -154,6 +160,7 @@ class Experiment:
         """Replace this node's rows, by arm number, with what was committed. Cannot fail."""
         self.state.rows.update(rows)
         self.evidence_version += 1
+        self._fresh_until = NEVER
 
     def load(self, state: ExperimentState) -> None:
         """Replace everything with stored state. Draws counted since they were last stored stay."""
@@ -180,6 +187,7 @@ class Experiment:
 
     def set_enabled(self, enabled: bool) -> None:
         self.state.enabled = enabled
+        self._fresh_until = NEVER
 
     def reset(self, epoch: int) -> None:
         """Forget the evidence; decisions of an earlier epoch are refused from now on."""
@@ -204,17 +212,14 @@ class Experiment:
         if not self.enabled_arms:
             raise NoEnabledArms("Add an arm (POST …/add_arm) or enable one (PUT …/enable_arm/{arm_id}).")
         current = self.allocation
-        if (
-            current is not None
-            and current.version == self.version
-            and current.evidence_version == self.evidence_version
-            and now - current.computed_at < self._drift_s
-        ):
-            return current
-        return self._refresh(self, now)
+        if current is None or (current.version, current.evidence_version) != (self.version, self.evidence_version):
+            return self._refresh(self, now)
+        self._fresh_until = current.computed_at + self._drift_s
+        return current if now < self._fresh_until else self._refresh(self, now)
 
     def _arms_changed(self) -> None:
         self.version += 1
+        self._fresh_until = NEVER
         self._by_id = {arm.arm_id: arm for arm in self.live_arms}
         self.enabled_arms = tuple(arm for arm in self.live_arms if arm.enabled)
         half_life_s = self.state.spec.half_life_s

@@ -1,24 +1,42 @@
 """What goes into an experiment and what comes out of it: its stored state, decisions, increments."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import msgspec
 
+from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
+from multiarm.domain.decision import UNIQUE
 from multiarm.domain.evidence import Row
 from multiarm.domain.spec import ExperimentSpec
 
 
-class Decision(NamedTuple):
-    """One answered draw. time: seconds since the epoch; unique: 16 bytes, never used twice."""
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """One answered draw. token: the signed decision_id; claims: what it says, packed; time: seconds since the epoch."""
 
-    arm: Arm
-    propensity: float
-    decision_id: str
+    share: Share
+    token: bytes
+    claims: bytes
     random: bool
     time: float
-    unique: bytes
+
+    @property
+    def arm(self) -> Arm:
+        return self.share.arm
+
+    @property
+    def propensity(self) -> float:
+        """The exact probability with which the arm was drawn."""
+        return self.share.propensity
+
+    @property
+    def decision_id(self) -> str:
+        return self.token.decode()
+
+    @property
+    def unique(self) -> bytes:
+        """16 bytes, never used twice."""
+        return self.claims[UNIQUE]
 
 
 class Increment(msgspec.Struct, frozen=True, gc=False):
@@ -37,6 +55,11 @@ class Increment(msgspec.Struct, frozen=True, gc=False):
     issued_at: float | None
     unique: bytes | None
     ts: float | None
+
+    @property
+    def caller_key(self) -> str | None:
+        """As it was given, if one was."""
+        return None if self.key is None or self.unique is not None else self.key[2:]
 
 
 @dataclass(slots=True)

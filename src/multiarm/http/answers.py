@@ -1,17 +1,19 @@
 """Answers whose bytes are ready: what handlers return, and what Litestar sends without another look."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from litestar.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 Header = tuple[bytes, bytes]
 
 JSON_HEADERS: tuple[Header, ...] = ((b"content-type", b"application/json"),)
+CLOSE: Header = (b"connection", b"close")
 NO_STORE: tuple[Header, ...] = (*JSON_HEADERS, (b"cache-control", b"no-store"))
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 class Answer:
@@ -31,15 +33,23 @@ class Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         scope["state"]["status"] = self.status  # for the ledger
-        headers = [*self.headers, (b"content-length", b"%d" % len(self.body))]
-        if self.status == 204:
-            headers = []
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.all_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+    @property
+    def all_headers(self) -> list[Header]:
+        """With the length of the body, where there may be one."""
+        return [] if self.status == 204 else [*self.headers, (b"content-length", b"%d" % len(self.body))]
+
+    def on_the_wire(self, first_headers: Iterable[Header], *, close: bool = False) -> bytes:
+        """The whole response, as uvicorn would send it. `first_headers`: those of every response, such as `date`."""
+        headers = [*first_headers, *self.all_headers, *([CLOSE] if close else [])]
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return b"%b%b\r\n%b" % (STATUS_LINE[self.status], lines, self.body)
 
 
 NO_CONTENT = Answer(status=204, headers=())
 
 
 def json_answer(document: Any, status: int = 200, headers: Sequence[Header] = JSON_HEADERS) -> Answer:
-    return Answer(_encode(document), status, headers)
+    return Answer(encode(document), status, headers)

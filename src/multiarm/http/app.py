@@ -23,7 +23,6 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.exceptions import HTTPException
-from litestar.types import ASGIApp
 
 from multiarm.domain.errors import MultiarmError
 from multiarm.http import problems
@@ -41,8 +40,8 @@ def build_app(
     accountant: Accountant,
     settings: Settings,
     not_ready: Callable[[], str | None] = lambda: None,
-) -> ASGIApp:
-    """The ASGI application. not_ready: why it should get no traffic just now, or None."""
+) -> Gate:
+    """The ASGI application, its gate in front. not_ready: why it should get no traffic just now, or None."""
     exception_handlers: dict[Any, Any] = {
         MultiarmError: problems.on_multiarm_error,
         HTTPException: problems.on_http_exception,

@@ -50,9 +50,13 @@ async def read_body(raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive
         if size > limit_bytes:
             raise too_large(limit_bytes)
     body = b"".join(parts)
-    if body and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+    if body and not is_json(headers):
         raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
     return body
+
+
+def is_json(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-type", b"").split(b";")[0].strip().lower() == b"application/json"
 
 
 def declared_length(headers: dict[bytes, bytes]) -> int:

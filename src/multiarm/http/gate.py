@@ -31,20 +31,20 @@ class Gate:
     def __init__(self, app: ASGIApp, services: Services, record: RecordRequest) -> None:
         allowed_hosts = services.settings.allowed_hosts
         self.app = app
-        self._services = services
+        self.services = services
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset(host.lower().encode() for host in allowed_hosts)
-        self._record = record
-        self._clock = services.supervisor.clock
+        self.record = record
+        self.clock = services.supervisor.clock
         self._templates: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self.app(scope, receive, send)
             return
-        start, now = time.perf_counter(), self._clock()
+        start, now = time.perf_counter(), self.clock()
         state = scope["state"]
-        state["services"] = self._services
+        state["services"] = self.services
         status = 500  # where nothing is answered
         try:
             await (self._refusal(scope) or self.app)(scope, receive, send)
@@ -57,10 +57,10 @@ class Gate:
         finally:
             duration_s = time.perf_counter() - start
             experiment_id = scope.get("path_params", {}).get("experiment_id")
-            self._record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
+            self.record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
 
     def _refusal(self, scope: HTTPScope) -> Answer | None:
-        foreign = self._foreign(scope["headers"])
+        foreign = self.foreign(scope["headers"])
         if foreign is not None:
             return problem(foreign)
         path: bytes = scope["raw_path"]
@@ -73,11 +73,12 @@ class Gate:
             return problem(NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding."))
         return None
 
-    def _foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
-        host_count = 0
+    def foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
+        """Why a request with these headers is none of ours, or None."""
+        named = self._any_host  # a second Host does not come this far, nor HTTP/1.1 without one
         for name, value in headers:
             if name == b"host":
-                host_count += 1
+                named = True
                 if not self._is_ours(value):
                     return ForbiddenOrigin(f"The Host header names no host of this server; {ADD_IT}")
             elif name == b"origin" and not self._is_ours(value.partition(b"://")[2]):
@@ -86,8 +87,8 @@ class Gate:
                 return ForbiddenOrigin(
                     "Requests across sites are refused; send it from a page of this server, or no page."
                 )
-        if host_count != 1:
-            return ForbiddenOrigin("A request has one Host header, which names a host of the setting allowed_hosts.")
+        if not named:
+            return ForbiddenOrigin("A request has a Host header, which names a host of the setting allowed_hosts.")
         return None
 
     def _is_ours(self, authority: bytes) -> bool:

@@ -104,7 +104,12 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Any:
-    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return unexpected(request.method, request.url.path, error)
+
+
+def unexpected(method: str, path: str, error: BaseException) -> Answer:
+    """The answer to what nobody foresaw; the log has it all."""
+    log.error("request_failed", method=method, path=path, exc_info=error)
     return answer(500, "internal-error", "Internal error", "This is a fault of the server; its log says more.")
 
 

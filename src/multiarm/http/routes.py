@@ -3,17 +3,16 @@
 import msgspec
 
 from multiarm._version import __version__
-from multiarm.domain.errors import InvalidField, Unavailable
+from multiarm.domain.errors import Unavailable
 from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, UpdateBatch
-from multiarm.http import views
-from multiarm.http.answers import NO_CONTENT, NO_STORE, Answer, json_answer
-from multiarm.http.bodies import decode, decode_batch
+from multiarm.http import operations, views
+from multiarm.http.answers import NO_CONTENT, Answer, json_answer
+from multiarm.http.bodies import decode
 from multiarm.http.endpoints import Call, endpoint
 from multiarm.http.openapi import Documentation
 
 _create_decoder = msgspec.json.Decoder(CreateExperiment)
 _arm_decoder = msgspec.json.Decoder(ArmSpec)
-_update_decoder = msgspec.json.Decoder(Update)
 
 
 # --- the server --------------------------------------------------------------------------------------------
@@ -189,9 +188,7 @@ async def disable_arm(call: Call) -> Answer:
 )
 async def draw(call: Call) -> Answer:
     """Choose an arm. Send the decision_id back with the reward; the propensity is exact."""
-    decision = call.supervisor.draw(call.experiment_id)
-    arm = decision.arm
-    return json_answer(views.Draw(arm.arm_id, decision.propensity, decision.decision_id, arm.payload), 200, NO_STORE)
+    return operations.drawn(call.supervisor.draw(call.experiment_id, call.supervisor.clock()))
 
 
 @endpoint(
@@ -204,8 +201,7 @@ async def draw(call: Call) -> Answer:
 async def update(call: Call) -> Answer:
     """Report one reward; it is on disk when the answer comes."""
     call.supervisor.experiment(call.experiment_id)
-    asked = decode(await call.body(), _update_decoder)
-    return ACCEPTED if await call.supervisor.update(call.experiment_id, asked) else DUPLICATE
+    return await operations.update(call.supervisor, call.experiment_id, await call.body())
 
 
 @endpoint(
@@ -222,12 +218,8 @@ async def update(call: Call) -> Answer:
 async def update_batch(call: Call) -> Answer:
     """Report up to 10,000 rewards, all or nothing; duplicates are counted, not refused."""
     call.supervisor.experiment(call.experiment_id)
-    updates, faults = await decode_batch(await call.body())
-    limit = call.services.settings.batch_limit_updates
-    if len(updates) > limit:
-        raise InvalidField("updates", f"A batch may have {limit:,} updates (batch_limit_updates); split it.")
-    accepted = await call.supervisor.update_batch(call.experiment_id, updates, faults)
-    return json_answer(views.Counted(accepted, len(updates) - accepted))
+    limit_updates = call.services.settings.batch_limit_updates
+    return await operations.update_batch(call.supervisor, call.experiment_id, await call.body(), limit_updates)
 
 
 @endpoint(
@@ -238,10 +230,6 @@ async def update_batch(call: Call) -> Answer:
 async def stats(call: Call) -> Answer:
     """Counts, means, shares, probabilities of being best and intervals, from the evidence as it stands."""
     return json_answer(views.Stats(await call.supervisor.stats(call.experiment_id)))
-
-
-ACCEPTED = json_answer(views.Counted(1, 0))
-DUPLICATE = json_answer(views.Counted(0, 1))
 
 
 HANDLERS = [

@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from multiarm.domain.records import ExperimentState, Increment
-from multiarm.storage.ledger import DecisionRow, Ledger, RequestRow, RewardRow, Row, Table
+from multiarm.storage.columns import DecisionRow, RequestRow, RewardRow, Row, Table
+from multiarm.storage.ledger import Ledger
 
 RowT = TypeVar("RowT", bound=Row)
 
@@ -35,8 +35,7 @@ class Accountant:
         retention_days: ≥ 1; older dates are removed, at the start and then hourly.
         clock: seconds since the epoch.
 
-    `record_decision`, `record_reward`, `record_rewards` and `record_request` are for one thread, the event loop's.
-    A row is a tuple in the order of the table's columns, see `multiarm.storage.ledger`.
+    What records is for one thread, the event loop's. A row is a tuple, see `multiarm.storage.columns`.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class Accountant:
         requests: Tray[RequestRow] = Tray(mailbox_size_rows)
         # The trays' own methods: a method here that passes the row on would double the cost.
         self.record_decision: Callable[[DecisionRow], None] = decisions.put
-        self.record_reward: Callable[[RewardRow], None] = rewards.put
         self.record_rewards: Callable[[Sequence[RewardRow]], None] = rewards.put_all
         self.record_request: Callable[[RequestRow], None] = requests.put
+        self.record_requests: Callable[[Sequence[RequestRow]], None] = requests.put_all
         self._books = (Book("decisions", decisions), Book("rewards", rewards), Book("requests", requests))
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
@@ -149,31 +148,6 @@ class Accountant:
         except Exception as error:
             with suppress(Exception):
                 log.warning("ledger_step_failed", error=repr(error), backlog_count=self._ledger.backlog_count)
-
-
-def reward_rows(
-    state: ExperimentState, increments: Sequence[Increment], news: Sequence[bool], received_at: float
-) -> list[RewardRow]:
-    """Rows of the ledger's table `rewards`."""
-    experiment_id, uid, epoch = state.experiment_id, state.uid, state.epoch
-    return [
-        (
-            received_at,
-            experiment_id,
-            uid,
-            epoch,
-            increment.arm.arm_id,
-            increment.arm.number,
-            increment.reward,
-            increment.evidence_time,
-            increment.ts,
-            None if increment.key is None or increment.unique is not None else increment.key[2:],
-            increment.unique,
-            increment.propensity,
-            new,
-        )
-        for increment, new in zip(increments, news, strict=True)
-    ]
 
 
 class Tray(Generic[RowT]):

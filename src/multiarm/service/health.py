@@ -62,19 +62,19 @@ class HealthKeeper:
         self._reload = reload
         self._clock = clock
         self._monotonic = monotonic
-        self._health: dict[int, Health] = {}
+        self.known: dict[int, Health] = {}  # by uid, of those that ever failed
         self._failed_at: dict[int, float] = {}
         self._restarts: dict[int, asyncio.Task[None]] = {}
 
     def of(self, uid: int) -> Health:
-        return self._health.get(uid, HEALTHY)
+        return self.known.get(uid, HEALTHY)
 
     def is_running(self, uid: int) -> bool:
-        return uid not in self._health or self._health[uid].status == "running"
+        return uid not in self.known or self.known[uid].status == "running"
 
     def require_running(self, uid: int) -> None:
         """Raise ExperimentQuarantined or ExperimentRestarting where it may not draw."""
-        health = self._health.get(uid)
+        health = self.known.get(uid)
         if health is None or health.status == "running":
             return
         if health.status == "quarantined":
@@ -94,7 +94,7 @@ class HealthKeeper:
 
     def forget(self, uid: int) -> None:
         """Healthy until it fails again: it was deleted, or someone lifted its quarantine."""
-        self._health.pop(uid, None)
+        self.known.pop(uid, None)
         self._failed_at.pop(uid, None)
         task = self._restarts.pop(uid, None)
         if task is not None and task is not asyncio.current_task():
@@ -113,7 +113,7 @@ class HealthKeeper:
         count = 1 if calm else self.of(uid).failure_count + 1
         quarantined = count >= self._policy.quarantine_failures
         self._failed_at[uid] = now
-        self._health[uid] = Health("quarantined" if quarantined else "restarting", count, short(error))
+        self.known[uid] = Health("quarantined" if quarantined else "restarting", count, short(error))
         log.error(
             "experiment_quarantined" if quarantined else "experiment_failed",
             experiment_id=experiment.state.experiment_id,
@@ -143,7 +143,7 @@ class HealthKeeper:
         except Exception as error:
             self._count(experiment, error)
             return
-        self._health[uid] = msgspec.structs.replace(self.of(uid), status="running")
+        self.known[uid] = msgspec.structs.replace(self.of(uid), status="running")
         self._restarts.pop(uid, None)
         log.info("experiment_restarted", experiment_id=experiment.state.experiment_id)
 

@@ -10,36 +10,42 @@ M = TypeVar("M")
 
 
 class Mailbox(Generic[M]):
-    """First in, first out; bounded by the weight of what waits, not by time. `put` never blocks."""
+    """First in, first out; bounded by the weight of what waits, not by time. `put` never blocks.
+
+    One thread puts and another takes. Each counts for itself, so that `put` does without a lock.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.waiting = 0
         self._messages: deque[tuple[M, int]] = deque()
+        self._put_weight = 0
+        self._taken_weight = 0
         self._changed = Condition()
         self._awake = False
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """The weight of what waits."""
+        return self._put_weight - self._taken_weight
+
     def put(self, message: M, weight: int = 1, *, wake: bool = True) -> None:
         """Busy where it would grow past its capacity; a lone message always fits. `wake`: now, not by `wake` later."""
-        with self._changed:
-            if self._closed:
-                raise StoreUnavailable("The server is shutting down.")
-            if self.waiting and self.waiting + weight > self.capacity:
-                raise Busy(f"{self.waiting} updates wait for the database already; try again in a moment.")
-            self._messages.append((message, weight))
-            self.waiting += weight
-            if wake:
-                self._wake()
+        waiting = self._put_weight - self._taken_weight
+        if self._closed:
+            raise StoreUnavailable("The server is shutting down.")
+        if waiting and waiting + weight > self.capacity:
+            raise Busy(f"{waiting} updates wait for the database already; try again in a moment.")
+        self._put_weight += weight
+        self._messages.append((message, weight))
+        if wake:
+            self.wake()
 
     def wake(self) -> None:
         """Let the other thread look."""
         with self._changed:
-            self._wake()
-
-    def _wake(self) -> None:
-        self._awake = True
-        self._changed.notify()
+            self._awake = True
+            self._changed.notify()
 
     def take(self, limit: int) -> list[M]:
         """Wait for messages; as many as weigh `limit` together, one at least. Empty once closed and drained."""
@@ -52,7 +58,7 @@ class Mailbox(Generic[M]):
                 message, its_weight = self._messages.popleft()
                 taken.append(message)
                 weight += its_weight
-            self.waiting -= weight
+            self._taken_weight += weight
             self._awake = bool(self._messages)
             return taken
 

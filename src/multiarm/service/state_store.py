@@ -3,11 +3,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 
@@ -26,12 +27,12 @@ ShownRows = dict[int, tuple[int, dict[int, Row]]]
 Reply = Callable[[Any], None]
 
 
-class UpdateMessage(NamedTuple):
+class UpdateMessage(msgspec.Struct, frozen=True, gc=False):
     request: UpdateRequest
     reply: Reply
 
 
-class WorkMessage(NamedTuple):
+class WorkMessage(msgspec.Struct, frozen=True):
     """Any other transaction, administrative or reading: never grouped."""
 
     work: Callable[[Connection], Any]
@@ -137,7 +138,7 @@ class StateStore:
             result = transact(self._connected(), message.work)
         except Exception as error:
             result = self._explained(error)
-        self._deliver({}, [(message.reply, result)])
+        self._deliver({}, [message.reply], [result])
 
     def _commit_group(self, messages: Sequence[UpdateMessage]) -> None:
         requests = [message.request for message in messages]
@@ -150,8 +151,7 @@ class StateStore:
             else:
                 log.warning("group_failed", error=repr(error), request_count=len(requests))
                 result = self._commit_one_by_one(requests)
-        outcomes = zip((message.reply for message in messages), result.outcomes, strict=True)
-        self._deliver(result.rows, outcomes)
+        self._deliver(result.rows, [message.reply for message in messages], result.outcomes)
 
     def _commit_one_by_one(self, requests: Sequence[UpdateRequest]) -> GroupResult:
         """Each request in a savepoint, so that a bad one fails alone."""
@@ -178,11 +178,11 @@ class StateStore:
         except Exception as error:
             return GroupResult([self._explained(error)] * len(requests), {})
 
-    def _judge(self, outcome: object) -> None:
+    def _judge(self, outcomes: Sequence[object]) -> None:
         """Reading may go well where writing does not: only a commit of rewards shows that all is well again."""
-        if isinstance(outcome, StoreUnavailable):
+        if any(isinstance(outcome, StoreUnavailable) for outcome in outcomes):
             self._failed_at = time.monotonic()
-        elif isinstance(outcome, list):
+        elif any(isinstance(outcome, list) for outcome in outcomes):
             self._failed_at = -float("inf")
 
     def _connected(self) -> Connection:
@@ -210,13 +210,13 @@ class StateStore:
         except Exception as error:
             log.warning("database_close_failed", error=repr(error))
 
-    def _deliver(self, rows: ShownRows, outcomes: Iterable[tuple[Reply, Any]]) -> None:
+    def _deliver(self, rows: ShownRows, replies: Sequence[Reply], outcomes: Sequence[Any]) -> None:
         """One wake-up of the loop for the whole group."""
 
         def on_loop() -> None:
             attempt(self._on_rows, rows)
-            for reply, outcome in outcomes:
-                self._judge(outcome)
+            self._judge(outcomes)
+            for reply, outcome in zip(replies, outcomes, strict=True):
                 attempt(reply, outcome)
 
         try:

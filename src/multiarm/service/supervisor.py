@@ -29,7 +29,7 @@ from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import Decision, ExperimentState, ForeignDecision, Increment
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, check_creation
-from multiarm.service.accountant import Accountant, reward_rows
+from multiarm.service.accountant import Accountant
 from multiarm.service.allocator import Allocator, Budget
 from multiarm.service.batch import SLICE_UPDATES, BatchFaults
 from multiarm.service.health import HealthKeeper, RestartPolicy
@@ -145,33 +145,38 @@ class Supervisor(Registry):
 
     # --- the hot path -------------------------------------------------------------------------------------------
 
-    def draw(self, experiment_id: str) -> Decision:
+    def draw(self, experiment_id: str, now: float) -> Decision:
         """Answer a draw from memory: no lock, no await, no disk."""
-        experiment = self.experiment(experiment_id)
-        state = experiment.state
-        self.health.require_running(state.uid)
+        experiment = self.experiments.get(experiment_id) or self.experiment(experiment_id)
+        if experiment.state.uid in self.health.known:
+            self.health.require_running(experiment.state.uid)
         try:
-            decision = experiment.draw(self.clock(), self._rng)
+            decision = experiment.draw(now, self._rng)
         except MultiarmError:
             raise
         except Exception as error:
             self.health.failed(experiment, error)
             raise ExperimentRestarting("It failed at this draw and is restarted from its stored state.") from error
-        arm, propensity, _, is_random, now, unique = decision
-        self._accountant.record_decision(
-            (now, state.experiment_id, state.uid, state.epoch, arm.arm_id, arm.number, propensity, is_random, unique)
-        )
+        self._accountant.record_decision((decision.claims, decision.random, experiment_id, decision.share.arm.arm_id))
         return decision
 
     async def update(self, experiment_id: str, update: Update) -> bool:
         """Count one reward, durably. False where it was counted before."""
         experiment = await self.settled(experiment_id)
-        now = self.clock()
+        future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+        self.submit(experiment, update, self.clock(), partial(settle, future))
+        return (await future)[0]
+
+    def submit(self, experiment: Experiment, update: Update, now: float, reply: Callable[[Outcome], None]) -> None:
+        """The same without a coroutine, for an experiment that is not in doubt.
+
+        Raises what is wrong with the reward. `reply` gets [whether it was new], or why it was not counted after all.
+        """
         try:
             increment = experiment.credit(update, now)
         except Exception as error:
             raise self._explained(experiment, error) from error
-        return (await self._commit(experiment, [increment], now))[0]
+        self._commit(experiment, [increment], now, reply)
 
     async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
         """Count a batch, all or nothing; returns how many were new.
@@ -197,7 +202,9 @@ class Supervisor(Registry):
             raise ExperimentNotFound(experiment_id)
         if experiment.state.epoch != epoch:
             raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
-        return sum(await self._commit(experiment, increments, now))
+        future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+        self._commit(experiment, increments, now, partial(settle, future))
+        return sum(await future)
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
         """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
@@ -211,21 +218,24 @@ class Supervisor(Registry):
         return ExperimentRestarting("It failed at this reward; nothing was counted. Try again.")
 
     def _commit(
-        self, experiment: Experiment, increments: Sequence[Increment], now: float
-    ) -> "asyncio.Future[list[bool]]":
-        """Enqueue for the group commit; the future resolves after memory has been shown the rows."""
+        self, experiment: Experiment, increments: Sequence[Increment], now: float, reply: Callable[[Outcome], None]
+    ) -> None:
+        """Enqueue for the group commit; the reply comes after memory has been shown the rows."""
         state = experiment.state
-        future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
 
-        def reply(outcome: Outcome) -> None:
-            if isinstance(outcome, CommitUnknown):
+        def committed(outcome: Outcome) -> None:
+            if isinstance(outcome, list):
+                self._accountant.record_rewards(
+                    [
+                        (now, state.experiment_id, state.uid, state.epoch, increment, new)
+                        for increment, new in zip(increments, outcome, strict=True)
+                    ]
+                )
+            elif isinstance(outcome, CommitUnknown):
                 self.doubt(state.uid)
-            if not isinstance(outcome, BaseException):
-                self._accountant.record_rewards(reward_rows(state, increments, outcome, now))
-            settle(future, outcome)
+            reply(outcome)
 
-        self._store.update(UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now), reply)
-        return future
+        self._store.update(UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now), committed)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

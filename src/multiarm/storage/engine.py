@@ -1,6 +1,7 @@
 """Connections: what SQLite and PostgreSQL each need to be a safe home for the state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from multiarm.domain.errors import CommitUnknown, StartError
 HEAD_REVISION = "0001"
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 MAX_ATTEMPTS = 5
+CACHED_STATEMENTS = 256  # prepared, by the driver
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
         return sa.create_engine(
             url, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED", connect_args=timeouts
         )
-    engine = sa.create_engine(url, connect_args={"timeout": timeout_s})
+    engine = sa.create_engine(url, connect_args={"timeout": timeout_s, "cached_statements": CACHED_STATEMENTS})
 
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _record: Any) -> None:
@@ -43,9 +45,34 @@ def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with driver(connection) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
 
     return engine
+
+
+@contextmanager
+def driver(connection: Connection) -> Iterator[Any]:
+    """The driver's own cursor, for the statements of every commit: around them, SQLAlchemy takes longer than SQLite.
+
+    Errors are SQLAlchemy's all the same.
+    """
+    dialect, raw = connection.dialect, connection.connection
+    error_class = dialect.loaded_dbapi.Error
+    cursor = raw.cursor()
+    try:
+        yield cursor
+    except error_class as error:
+        lost = dialect.is_disconnect(error, raw.dbapi_connection, None)
+        raise sa.exc.DBAPIError.instance(
+            None, None, error, error_class, connection_invalidated=lost, dialect=dialect
+        ) from error
+    finally:
+        cursor.close()
+
+
+def is_postgresql(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql"
 
 
 def transact(connection: Connection, work: Callable[[Connection], T]) -> T:

@@ -8,7 +8,10 @@ import msgspec
 from sqlalchemy import Connection
 
 from multiarm.domain.evidence import Row
+from multiarm.storage.engine import driver, is_postgresql
 from multiarm.storage.experiments import sums_from
+
+encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
 ArmKey = tuple[int, int]  # experiment uid, arm number
@@ -33,13 +36,13 @@ class ArmRow(NamedTuple):
 def read_rows(connection: Connection, node: int, keys: Collection[ArmKey]) -> dict[ArmKey, ArmRow]:
     """This node's rows of these arms; arms of deleted experiments are left out."""
     found = {}
-    for pairs in chunks(sorted(keys), PAIRS_PER_QUERY):
-        parameters = (node, *(value for pair in pairs for value in pair))
-        query = _select_sql(len(pairs), mark(connection))
-        for row in connection.exec_driver_sql(query, parameters):
-            uid, number, deleted_at, epoch, row_epoch, sums, as_of, pull_count, draw_count = row
-            current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
-            found[uid, number] = ArmRow(epoch, current, deleted_at is not None, row_epoch is not None)
+    with driver(connection) as cursor:
+        for pairs in chunks(sorted(keys), PAIRS_PER_QUERY):
+            parameters = (node, *(value for pair in pairs for value in pair))
+            cursor.execute(_select_sql(len(pairs), mark(connection)), parameters)
+            for uid, number, deleted_at, epoch, row_epoch, sums, as_of, pull_count, draw_count in cursor.fetchall():
+                current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
+                found[uid, number] = ArmRow(epoch, current, deleted_at is not None, row_epoch is not None)
     return found
 
 
@@ -49,27 +52,19 @@ def write_rows(
     """Write this node's absolute sums, as of the current epoch; writing twice changes nothing. `before`: as read."""
     updates: list[tuple[object, ...]] = []
     inserts: list[tuple[object, ...]] = []
-    for key, row in rows.items():
-        values = (
-            before[key].epoch,
-            msgspec.json.encode(row.sums).decode(),
-            row.as_of,
-            row.pull_count,
-            row.draw_count,
-            now,
-            *key,
-            node,
-        )
+    for key, (sums, as_of, pull_count, draw_count) in rows.items():
+        values = (before[key].epoch, encode(sums).decode(), as_of, pull_count, draw_count, now, *key, node)
         (updates if before[key].stored else inserts).append(values)
-    if updates:
-        connection.exec_driver_sql(_update_sql(mark(connection)), updates)
-    if inserts:
-        connection.exec_driver_sql(_insert_sql(mark(connection)), inserts)
+    with driver(connection) as cursor:
+        if updates:
+            cursor.executemany(_update_sql(mark(connection)), updates)
+        if inserts:
+            cursor.executemany(_insert_sql(mark(connection)), inserts)
 
 
 def mark(connection: Connection) -> str:
     """The driver's sign for a parameter."""
-    return "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    return "%s" if is_postgresql(connection) else "?"
 
 
 @cache

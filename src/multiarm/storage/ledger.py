@@ -10,63 +10,20 @@ because a segment is locked while it is written or compacted.
 
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from multiarm.storage.columns import SCHEMAS, Row, Table, batches
 from multiarm.storage.segment import Compacted, Segment, compact
 
-Table: TypeAlias = Literal["decisions", "rewards", "requests"]
-
-# Rows are plain tuples in the order of the columns below: to build an object would cost more than to record it.
-# Times are seconds since the epoch; a decision is the 16 bytes of its unique number.
-DecisionRow: TypeAlias = tuple[float, str, int, int, str, int, float, bool, bytes | None]
-RewardRow: TypeAlias = tuple[
-    float, str, int, int, str, int, float, float, float | None, str | None, bytes | None, float | None, bool
-]
-RequestRow: TypeAlias = tuple[float, str, str, int, float, str | None]
-Row: TypeAlias = DecisionRow | RewardRow | RequestRow
-
 _BATCH_ROWS = 2_048  # to convert a batch holds the interpreter's lock for about a millisecond
-_TIME = pa.timestamp("us", tz="UTC")
 _DAY_S = 86_400
-_FIRST_S, _END_S = -62_135_596_800, 253_402_300_799  # years 1 to 9999: many readers can show no others
-
-
-_TYPES: Mapping[str, Any] = {
-    "time": _TIME,
-    "string": pa.string(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "double": pa.float64(),
-    "bool": pa.bool_(),
-}
-
-
-def _schema(columns: str) -> pa.Schema:
-    """From "name type, name type?, …", where "?" allows null."""
-    parts = [column.split(" ") for column in columns.split(", ")]
-    return pa.schema([pa.field(name, _TYPES[kind.rstrip("?")], nullable=kind.endswith("?")) for name, kind in parts])
-
-
-_ARM = "experiment_id string, experiment_uid int64, epoch int32, arm_id string, arm_number int32"
-SCHEMAS: Mapping[Table, pa.Schema] = {
-    "decisions": _schema(f"time time, {_ARM}, propensity double, random bool, decision string?"),
-    "rewards": _schema(
-        f"time time, {_ARM}, reward double, evidence_time time?, ts time?, key string?, decision string?, "
-        "propensity double?, accepted bool"
-    ),
-    "requests": _schema(
-        "time time, method string, route string, status int16, duration_s double, experiment_id string?"
-    ),
-}
 
 
 class Ledger:
@@ -92,7 +49,7 @@ class Ledger:
         row_count = 0
         try:
             for start in range(0, len(rows), _BATCH_ROWS):
-                for batch in _batches(SCHEMAS[table], rows[start : start + _BATCH_ROWS]):
+                for batch in batches(table, rows[start : start + _BATCH_ROWS]):
                     for partition, part in _by_date(batch):
                         if partition not in touched:
                             touched[partition] = self._segment(table, partition, now)
@@ -186,39 +143,6 @@ class Ledger:
         self._open = {key: other for key, other in self._open.items() if other is not segment}
         if segment.close():
             self._backlog.append(segment.path)
-
-
-def _batches(schema: pa.Schema, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
-    """The rows as columns; where some do not fit, halves of halves, without these."""
-    try:
-        columns = zip(schema, zip(*rows, strict=True), strict=True)
-        yield pa.RecordBatch.from_arrays([_column(field, values) for field, values in columns], schema=schema)
-    except (ValueError, TypeError, OverflowError):
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            yield from _batches(schema, rows[:middle])
-            yield from _batches(schema, rows[middle:])
-
-
-def _column(field: Any, values: Sequence[Any]) -> Any:
-    if field.type == _TIME:
-        column = _times(values)
-    elif field.name == "decision":
-        digits = [None if value is None else bytes.hex(value) for value in values]
-        column = pa.array(digits, type=field.type)
-    else:
-        column = pa.array(values, type=field.type)
-    if column.null_count and not field.nullable:
-        raise ValueError(f"{field.name} has no value")
-    return column
-
-
-def _times(values: Sequence[Any]) -> Any:
-    """Timestamps from seconds; null where there is none, or one that readers could not show."""
-    seconds = pa.array(values, type=pa.float64()).to_numpy(zero_copy_only=False)
-    known = (seconds >= _FIRST_S) & (seconds < _END_S)
-    micros = np.rint(np.where(known, seconds, 0) * 1e6).astype(np.int64)
-    return pa.array(micros, mask=~known).view(_TIME)
 
 
 def _by_date(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:

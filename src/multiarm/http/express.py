@@ -1,0 +1,226 @@
+"""The express lane: draws and rewards answered straight from the parser.
+
+A request is plain, and taken, where it is
+
+    GET  /v1/{experiment_id}/draw                 without a body, or
+    POST /v1/{experiment_id}/update               with a JSON body of stated length within the limit,
+    POST /v1/{experiment_id}/update_batch
+
+with an id that could be one, no query string, HTTP/1.1, a connection that stays open, and a `Host` and an `Origin`
+that the gate lets in. Everything else belongs to the application: what needs a conversation (`Expect`, chunked bodies),
+an answer that is rare (wrong methods, types, paths), or a route where a framework's time does not matter.
+
+The lane decides nothing. What an operation means is in the service, what an answer looks like in `operations` and
+`problems`, which the application uses too; so both doors give the same bytes. What a head means depends on its bytes
+and the settings alone, never on what the server holds, so that nothing the head cache remembers can become untrue.
+"""
+
+import asyncio
+import re
+import typing
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from multiarm.domain.errors import MultiarmError
+from multiarm.domain.records import Decision
+from multiarm.http import operations
+from multiarm.http.answers import Answer, Header
+from multiarm.http.bodies import is_json
+from multiarm.http.gate import STOPPED, Gate
+from multiarm.http.head import Head
+from multiarm.http.head_cache import HeadCache
+from multiarm.http.operations import ACCEPTED, DUPLICATE
+from multiarm.http.problems import problem, unexpected
+from multiarm.storage.columns import RequestRow
+from multiarm.storage.rewards import Outcome
+
+TARGET = re.compile(rb"/v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(draw|update|update_batch)")
+NEVER_TWICE = re.compile(rb"cookie|baggage|b3|date|idempotency-key|.*(request|correlation|trace|span).*")
+
+
+class Connection(typing.Protocol):
+    """What the lane needs of a connection. ending: its answer must say that it closes, so that no bytes are ready."""
+
+    ending: bool
+    tasks: set[asyncio.Task[None]]
+
+    def send(self, answer: bytes) -> None: ...
+
+    def reply(self, answer: Answer) -> None: ...
+
+
+class Plain(NamedTuple):
+    """What the head of a plain request means: which operation, on which experiment, with how long a body."""
+
+    operation: "Operation"
+    experiment_id: str
+    content_length: int
+
+
+class Operation(NamedTuple):
+    """`serve` answers, and returns the status; or None where the answer comes later."""
+
+    method: str
+    route: str
+    serve: Callable[[Connection, Plain, bytes, float], int | None]
+
+
+class ExpressLane:
+    """Judges heads, remembers the verdicts, and serves what is plain.
+
+    `record_requests` takes rows for the ledger, as the gate records them.
+    """
+
+    def __init__(self, gate: Gate, record_requests: Callable[[Sequence[RequestRow]], None]) -> None:
+        settings = gate.services.settings
+        self.heads: HeadCache[Plain] = HeadCache(settings.head_cache_limit_heads, settings.head_cache_limit_bytes)
+        self._gate = gate
+        self._record_requests = record_requests
+        self._supervisor = gate.services.supervisor
+        self._settings = settings
+        template = "/v1/{experiment_id}"
+        self._operations = {
+            (b"GET", b"draw"): Operation("GET", f"{template}/draw", self._draw),
+            (b"POST", b"update"): Operation("POST", f"{template}/update", self._update),
+            (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", self._update_batch),
+        }
+        self._waiting: list[tuple[Connection, Plain, bytes]] = []
+        self._came_at = 0.0
+        self._answered: list[tuple[Plain, int, float]] = []
+        self.stamp([])
+
+    def stamp(self, first_headers: Sequence[Header]) -> None:
+        """Every response from now on begins with these headers: once a second, when `date` moves on."""
+        self._first_headers = first_headers
+        self._accepted, self._duplicate = (answer.on_the_wire(first_headers) for answer in (ACCEPTED, DUPLICATE))
+
+    # --- which requests --------------------------------------------------------------------------------------------
+
+    def judge(self, head: Head) -> Plain | None:
+        """What a head means, or None where it is for the application."""
+        target = TARGET.fullmatch(head.target)
+        if target is None or head.version != "1.1" or self._gate.foreign(head.headers) is not None:
+            return None
+        experiment_id, verb = target.groups()
+        operation = self._operations.get((head.method, verb))
+        if operation is None or not (self._has_body(head) if head.method == b"POST" else head.body_length == 0):
+            return None
+        return Plain(operation, experiment_id.decode(), head.body_length)
+
+    def _has_body(self, head: Head) -> bool:
+        headers = dict(head.headers)
+        within_limit = 0 < head.body_length <= self._settings.body_limit_bytes
+        return within_limit and is_json(headers) and b"expect" not in headers
+
+    def admit(self, head: bytes, meaning: Plain, headers: Sequence[Header]) -> None:
+        """Remember a head, unless it is one of a kind: with a request's id, a trace or a cookie in it."""
+        if not any(NEVER_TWICE.fullmatch(name) for name, _ in headers):
+            self.heads.admit(head, meaning)
+
+    def take(self, connection: Connection, plain: Plain, body: bytes) -> None:
+        """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as fast."""
+        if not self._waiting:
+            self._came_at = perf_counter()
+            asyncio.get_running_loop().call_soon(self._serve)
+        self._waiting.append((connection, plain, body))
+
+    def _serve(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        now = self._supervisor.clock()
+        came_at = self._came_at
+        for connection, plain, body in waiting:
+            status = plain.operation.serve(connection, plain, body, now)
+            if status is not None:
+                self._note(plain, status, came_at)
+
+    # --- what they get -----------------------------------------------------------------------------------------------
+
+    def _draw(self, connection: Connection, plain: Plain, _body: bytes, now: float) -> int:
+        try:
+            decision = self._supervisor.draw(plain.experiment_id, now)
+            rendered = decision.share.rendered
+            if rendered is None or rendered[0] is not self._first_headers:
+                rendered = self._render(decision)
+            if not connection.ending:
+                connection.send(rendered[1] + decision.token + rendered[2])
+                return 200
+            answer = operations.drawn(decision)
+        except Exception as error:
+            answer = failed(plain, error)
+        connection.reply(answer)
+        return answer.status
+
+    def _render(self, decision: Decision) -> tuple[Sequence[Header], bytes, bytes]:
+        """What comes before and after the decision_id, all that changes from draw to draw within a second."""
+        before, after = operations.drawn(decision).on_the_wire(self._first_headers).split(decision.token, 1)
+        decision.share.rendered = rendered = self._first_headers, before, after
+        return rendered
+
+    def _update(self, connection: Connection, plain: Plain, body: bytes, now: float) -> None:
+        if self._supervisor.in_doubt:  # then it takes more than one step
+            self._serve_later(connection, plain, operations.update(self._supervisor, plain.experiment_id, body))
+            return
+        reply = partial(self._counted, connection, plain, self._came_at)
+        try:
+            experiment = self._supervisor.experiment(plain.experiment_id)
+            self._supervisor.submit(experiment, operations.decode_update(body), now, reply)
+        except Exception as error:
+            reply(error)
+
+    def _counted(self, connection: Connection, plain: Plain, came_at: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self._reply(connection, plain, came_at, failed(plain, outcome))
+        elif connection.ending:
+            self._reply(connection, plain, came_at, ACCEPTED if outcome[0] else DUPLICATE)
+        else:
+            connection.send(self._accepted if outcome[0] else self._duplicate)
+            self._note(plain, 200, came_at)
+
+    def _update_batch(self, connection: Connection, plain: Plain, body: bytes, _now: float) -> None:
+        limit = self._settings.batch_limit_updates
+        batch = operations.update_batch(self._supervisor, plain.experiment_id, body, limit)
+        self._serve_later(connection, plain, batch)
+
+    def _serve_later(self, connection: Connection, plain: Plain, work: Coroutine[Any, Any, Answer]) -> None:
+        """Answer when `work` is done; uvicorn cancels it where stopping takes too long."""
+        came_at = self._came_at
+
+        async def run() -> None:
+            try:
+                answer = await work
+            except asyncio.CancelledError:
+                answer = problem(STOPPED)
+            except Exception as error:
+                answer = failed(plain, error)
+            self._reply(connection, plain, came_at, answer)
+
+        task = asyncio.get_running_loop().create_task(run())
+        connection.tasks.add(task)
+        task.add_done_callback(connection.tasks.discard)
+
+    def _reply(self, connection: Connection, plain: Plain, came_at: float, answer: Answer) -> None:
+        connection.reply(answer)
+        self._note(plain, answer.status, came_at)
+
+    def _note(self, plain: Plain, status: int, came_at: float) -> None:
+        """For the ledger, at the end of this turn."""
+        if not self._answered:
+            asyncio.get_running_loop().call_soon(self._record)
+        self._answered.append((plain, status, came_at))
+
+    def _record(self) -> None:
+        answered, self._answered = self._answered, []
+        now, end = self._supervisor.clock(), perf_counter()
+        rows = [
+            (now, operation.method, operation.route, status, end - came_at, experiment_id)
+            for (operation, experiment_id, _), status, came_at in answered
+        ]
+        self._record_requests(rows)
+
+
+def failed(plain: Plain, error: BaseException) -> Answer:
+    if isinstance(error, MultiarmError):
+        return problem(error)
+    return unexpected(plain.operation.method, plain.operation.route, error)

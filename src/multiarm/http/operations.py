@@ -1,0 +1,39 @@
+"""The hot operations, as both doors answer them: the routes of the application, and the express lane."""
+
+import msgspec
+
+from multiarm.domain.errors import InvalidField
+from multiarm.domain.records import Decision
+from multiarm.domain.spec import Update
+from multiarm.http import views
+from multiarm.http.answers import NO_STORE, Answer, json_answer
+from multiarm.http.bodies import decode, decode_batch
+from multiarm.service.supervisor import Supervisor
+
+ACCEPTED = json_answer(views.Counted(1, 0))
+DUPLICATE = json_answer(views.Counted(0, 1))
+
+_update_decoder = msgspec.json.Decoder(Update)
+
+
+def drawn(decision: Decision) -> Answer:
+    arm = decision.arm
+    return json_answer(views.Draw(arm.arm_id, decision.propensity, decision.decision_id, arm.payload), 200, NO_STORE)
+
+
+def decode_update(body: bytes) -> Update:
+    return decode(body, _update_decoder)
+
+
+async def update(supervisor: Supervisor, experiment_id: str, body: bytes) -> Answer:
+    supervisor.experiment(experiment_id)
+    return ACCEPTED if await supervisor.update(experiment_id, decode_update(body)) else DUPLICATE
+
+
+async def update_batch(supervisor: Supervisor, experiment_id: str, body: bytes, limit_updates: int) -> Answer:
+    supervisor.experiment(experiment_id)
+    updates, faults = await decode_batch(body)
+    if len(updates) > limit_updates:
+        raise InvalidField("updates", f"A batch may have {limit_updates:,} updates (batch_limit_updates); split it.")
+    accepted = await supervisor.update_batch(experiment_id, updates, faults)
+    return json_answer(views.Counted(accepted, len(updates) - accepted))

@@ -1,0 +1,140 @@
+"""The columns of the ledger's tables, and how rows of Python become columns of Arrow."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from multiarm.domain.decision import CLAIMS
+from multiarm.domain.records import Increment
+
+Table: TypeAlias = Literal["decisions", "rewards", "requests"]
+
+# Rows are plain tuples, in the order of the columns below: to build an object would cost more than to record it.
+# Times are seconds since the epoch; a decision is the 16 bytes of its unique number.
+# Most of a decision's columns are in its claims, packed.
+DecisionRow: TypeAlias = tuple[bytes, bool, str, str]  # claims, random, experiment_id, arm_id
+RewardRow: TypeAlias = tuple[float, str, int, int, Increment, bool]  # received_at, experiment_id, uid, epoch, …, new
+RequestRow: TypeAlias = tuple[float, str, str, int, float, str | None]
+Column: TypeAlias = Any  # a sequence, a NumPy or an Arrow array
+Row: TypeAlias = DecisionRow | RewardRow | RequestRow
+
+_TIME = pa.timestamp("us", tz="UTC")
+_HEX_DIGITS = np.frombuffer(bytes(range(256)).hex().encode(), np.dtype("<u2"))  # two of them a byte
+_FIRST_S, _END_S = -62_135_596_800, 253_402_300_799  # years 1 to 9999: many readers can show no others
+
+
+_TYPES: Mapping[str, Any] = {
+    "time": _TIME,
+    "string": pa.string(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+}
+
+
+def _schema(columns: str) -> pa.Schema:
+    """From "name type, name type?, …", where "?" allows null."""
+    parts = [column.split(" ") for column in columns.split(", ")]
+    return pa.schema([pa.field(name, _TYPES[kind.rstrip("?")], nullable=kind.endswith("?")) for name, kind in parts])
+
+
+_ARM = "experiment_id string, experiment_uid int64, epoch int32, arm_id string, arm_number int32"
+SCHEMAS: Mapping[Table, pa.Schema] = {
+    "decisions": _schema(f"time time, {_ARM}, propensity double, random bool, decision string?"),
+    "rewards": _schema(
+        f"time time, {_ARM}, reward double, evidence_time time?, ts time?, key string?, decision string?, "
+        "propensity double?, accepted bool"
+    ),
+    "requests": _schema(
+        "time time, method string, route string, status int16, duration_s double, experiment_id string?"
+    ),
+}
+
+
+def batches(table: Table, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
+    """The rows as columns; where some do not fit, halves of halves, without these."""
+    schema = SCHEMAS[table]
+    try:
+        if table == "decisions":
+            columns = _decision_columns(cast("Sequence[DecisionRow]", rows))
+        elif table == "rewards":
+            columns = _reward_columns(cast("Sequence[RewardRow]", rows))
+        else:
+            columns = zip(*rows, strict=True)
+        arrays = [_array(*pair) for pair in zip(schema, columns, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            yield from batches(table, rows[:middle])
+            yield from batches(table, rows[middle:])
+
+
+def _decision_columns(rows: Sequence[DecisionRow]) -> Iterable[Column]:
+    """The draws are many: their claims are unpacked all at once."""
+    claims, randoms, experiment_ids, arm_ids = zip(*rows, strict=True)
+    if set(map(len, claims)) != {CLAIMS.itemsize}:
+        raise ValueError("these are no claims of a decision")
+    packed = np.frombuffer(b"".join(claims), CLAIMS)
+    return (
+        packed["time"],
+        experiment_ids,
+        packed["uid"].astype(np.int64),
+        packed["epoch"].astype(np.int32),
+        arm_ids,
+        packed["arm_number"].astype(np.int32),
+        packed["propensity"].astype(np.float64),
+        randoms,
+        _hex(packed["unique"]),
+    )
+
+
+def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
+    times, experiment_ids, uids, epochs, increments, news = zip(*rows, strict=True)
+    return (
+        times,
+        experiment_ids,
+        uids,
+        epochs,
+        [i.arm.arm_id for i in increments],
+        [i.arm.number for i in increments],
+        [i.reward for i in increments],
+        [i.evidence_time for i in increments],
+        [i.ts for i in increments],
+        [i.caller_key for i in increments],
+        [None if i.unique is None else i.unique.hex() for i in increments],
+        [i.propensity for i in increments],
+        news,
+    )
+
+
+def _array(field: Any, values: Column) -> Any:
+    if field.type == _TIME:
+        array = _times(values)
+    elif isinstance(values, pa.Array):
+        array = values
+    else:
+        array = pa.array(values, type=field.type)
+    if array.null_count and not field.nullable:
+        raise ValueError(f"{field.name} has no value")
+    return array
+
+
+def _times(values: Column) -> Any:
+    """Timestamps from seconds; null where there is none, or one that readers could not show."""
+    seconds = np.array(values, dtype=np.float64)  # None becomes nan
+    known = (seconds >= _FIRST_S) & (seconds < _END_S)
+    micros = np.rint(np.where(known, seconds, 0) * 1e6).astype(np.int64)
+    return pa.array(micros, mask=~known).view(_TIME)
+
+
+def _hex(unique: NDArray[np.uint8]) -> Any:
+    """uint8[n, 16] as n strings of 32 digits."""
+    digits = _HEX_DIGITS[unique]
+    offsets = np.arange(len(unique) + 1, dtype=np.int32) * 32
+    return pa.StringArray.from_buffers(len(unique), pa.py_buffer(offsets.tobytes()), pa.py_buffer(digits.tobytes()))

@@ -1,0 +1,88 @@
+"""Reward rows: many in one statement, and which of their keys were there already."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, TypeAlias
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
+
+from multiarm.storage.engine import driver, is_postgresql
+from multiarm.storage.evidence import chunks
+from multiarm.storage.schema import reward
+
+# what the rows of one statement share: experiment, epoch, node
+Shared: TypeAlias = tuple[int, int, int]
+# arm, evidence_time, received_at, reward
+PlainRow: TypeAlias = tuple[int, float, float, float]
+# key, arm, evidence_time, received_at, issued_at, reward, propensity
+KeyedRow: TypeAlias = tuple[str, int, float, float, float | None, float, float | None]
+
+SHARED = ("experiment", "epoch", "node")
+PLAIN = ("arm", "evidence_time", "received_at", "reward")
+KEYED = ("key", "arm", "evidence_time", "received_at", "issued_at", "reward", "propensity")
+# SQLite builds may allow no more than 999 parameters, and each size is a statement to prepare
+ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+def insert_plain(connection: Connection, shared: Shared, rows: Sequence[PlainRow]) -> None:
+    """Rows without a key: each counts."""
+    if is_postgresql(connection):
+        connection.execute(reward.insert(), [dict(zip(SHARED + PLAIN, shared + row, strict=True)) for row in rows])
+    else:
+        insert_on_sqlite(connection, PLAIN, shared, rows)
+
+
+def insert_keyed(connection: Connection, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
+    """Rows whose key is not there yet, and the keys that were. The one statement of two forms.
+
+    `rows` are in the order of their keys, and no key comes twice: fewer pages of the index are touched then, and no
+    two nodes are in each other's way.
+    """
+    if is_postgresql(connection):
+        insert = postgresql.insert(reward).on_conflict_do_nothing().returning(reward.c.key)
+        parameters = [dict(zip(SHARED + KEYED, shared + row, strict=True)) for row in rows]
+        inserted = {key for (key,) in connection.execute(insert, parameters)}
+        return {row[0] for row in rows} - inserted
+    with driver(connection) as cursor:
+        last = cursor.execute("SELECT max(number) FROM reward").fetchone()[0]
+    if insert_on_sqlite(connection, KEYED, shared, rows) == len(rows):
+        return set()
+    return known_keys(connection, shared[0], last, [row[0] for row in rows])
+
+
+def insert_on_sqlite(
+    connection: Connection, columns: tuple[str, ...], shared: Shared, rows: Sequence[tuple[Any, ...]]
+) -> int:
+    """How many were inserted."""
+    count = 0
+    with driver(connection) as cursor:
+        for row_count in ROWS_PER_STATEMENT:
+            whole = len(rows) - len(rows) % row_count
+            for chunk in chunks(rows[:whole], row_count):
+                cursor.execute(_insert_sql(columns, row_count), (*shared, *chain.from_iterable(chunk)))
+                count += cursor.rowcount
+            rows = rows[whole:]
+    return count
+
+
+def known_keys(connection: Connection, uid: int, last: int, keys: Iterable[str]) -> set[str]:
+    """Those of `keys` in rows up to number `last`: SQLite has a single writer, and counts its rows up."""
+    query = """SELECT key FROM reward
+        WHERE experiment = ? AND key IN (SELECT value FROM json_each(?)) AND number <= ?"""
+    with driver(connection) as cursor:
+        cursor.execute(query, (uid, msgspec.json.encode(keys).decode(), last))
+        return {key for (key,) in cursor.fetchall()}
+
+
+@cache
+def _insert_sql(columns: tuple[str, ...], row_count: int) -> str:
+    """Shared values are bound once: binding is a third of an insert's cost."""
+    names, width = SHARED + columns, len(columns)
+    rows = []
+    for start in range(len(SHARED) + 1, len(SHARED) + 1 + row_count * width, width):
+        numbers = (*range(1, len(SHARED) + 1), *range(start, start + width))
+        rows.append(f"({', '.join(f'?{number}' for number in numbers)})")
+    return f"INSERT INTO reward ({', '.join(names)}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"
