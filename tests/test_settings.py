@@ -10,7 +10,7 @@ from multiarm.settings import SettingRow, Settings, load_settings, settings_tabl
 from support import run_cli
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "settings.md"
-UNITS = ("_s", "_bytes", "_days", "_rows", "_updates", "_share")
+UNITS = ("_s", "_bytes", "_days", "_rows", "_updates", "_share", "_heads")
 
 
 def toml(tmp_path: Path, text: str) -> Path:

@@ -1,6 +1,6 @@
 """What the tests of the wire share: exact bytes out, strictly read answers in. Import it as `from wire import …`.
 
-They run against two servers, one with the express lane and one without, which must answer alike.
+The servers that they speak to are in wire_servers.py.
 """
 
 import json
@@ -8,21 +8,16 @@ import re
 import select
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import responses
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import pytest
+from support import PROBLEM_PREFIX, RunningServer
 
-from support import PROBLEM_PREFIX, RunningServer, run_cli
-
-LANES = {"lane": True, "no-lane": False}
 JSON = "Content-Type: application/json"
 HOST = "Host: 127.0.0.1"
-TIMEOUT_S = 3.0  # for any answer, and any end
+TIMEOUT_S = 10.0  # for any answer, and any end
 
 _DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT")
 _CHANCE = re.compile(
@@ -30,102 +25,6 @@ _CHANCE = re.compile(
     rb"|(?<=date: )[^\r]+|(?<=content-length: )\d+"
 )
 _ALLOW = re.compile(rb"(?<=allow: )[^\r]+")
-_shared: dict[bool, RunningServer] = {}
-
-
-# --- servers ---------------------------------------------------------------------------------------------------
-
-
-def shared_server(lane: bool, pytestconfig: pytest.Config, factory: pytest.TempPathFactory) -> RunningServer:
-    """The server of default settings with the lane or without it, one for all tests."""
-    if lane not in _shared:
-        _shared[lane] = RunningServer(factory.mktemp("wire"), settings=settings_of(lane))
-        pytestconfig.add_cleanup(_shared[lane].close)
-    return _shared[lane]
-
-
-def settings_of(lane: bool) -> dict[str, object]:
-    return {"express_lane": "true" if lane else "false"}
-
-
-def lane_server(**settings: object) -> Any:
-    """A fixture: a server with the express lane, then one without; a module's own where it has settings of its own."""
-
-    @pytest.fixture(scope="module", params=LANES.values(), ids=list(LANES))
-    def server(
-        request: pytest.FixtureRequest, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[RunningServer]:
-        lane: bool = request.param
-        if settings:
-            with RunningServer(tmp_path_factory.mktemp("wire"), settings=settings_of(lane) | settings) as running:
-                yield running
-                assert running.terminate() == 0
-        else:
-            running = shared_server(lane, pytestconfig, tmp_path_factory)
-            yield running
-        assert "Traceback" not in running.log, running.log
-
-    return server
-
-
-def new_experiment(server: RunningServer, **fields: Any) -> str:
-    """Its id; arms `a` and `b` where nothing else is said."""
-    with Wire(server) as wire:
-        wire.send(post("/v1/create", {"arms": ["a", "b"], **fields}))
-        answer = wire.answer()
-    assert answer.status == 201, answer
-    experiment_id: str = answer.json["experiment_id"]
-    return experiment_id
-
-
-def pulls(server: RunningServer, experiment_id: str) -> int:
-    """Over all its arms."""
-    with Wire(server) as wire:
-        wire.send(get(f"/v1/{experiment_id}/stats"))
-        return sum(arm["pulls"] for arm in wire.answer().json["arms"].values())
-
-
-def warm_up(server: RunningServer) -> str:
-    """Until it has done all that takes memory once and for all, as the first writes of its ledger do; an experiment."""
-    experiment_id = new_experiment(server)
-    with Wire(server) as wire:
-        wire.send(get(f"/v1/{experiment_id}/draw") + post(f"/v1/{experiment_id}/update_batch", batch(20)))
-        assert [wire.answer().status for _ in range(2)] == [200, 200]
-    tables = [server.data_dir / "ledger" / name for name in ("decisions", "requests", "rewards")]
-    wait_until(
-        lambda: all(any(file.stat().st_size for file in table.rglob("*.arrows")) for table in tables),
-        "the ledger has written nothing",
-    )
-    return experiment_id
-
-
-def memory_bytes(server: RunningServer) -> int:
-    """Resident now."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-
-def socket_count(server: RunningServer) -> int:
-    """Of the server's open sockets."""
-    count = 0
-    for descriptor in Path(f"/proc/{server.process.pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            count += str(descriptor.readlink()).startswith("socket:")
-    return count
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
-    """AssertionError with `what` where it does not come true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
-def assert_books_balance(server: RunningServer) -> None:
-    """Of a server that has ended."""
-    done = run_cli("check", server.data_dir)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- requests --------------------------------------------------------------------------------------------------
@@ -234,6 +133,13 @@ class Wire:
     def assert_closed(self) -> None:
         """By the server, after what has been read and nothing more."""
         assert self.rest() == b""
+
+    def at_end(self) -> bool:
+        """Whether the server has closed, after what has been read; waits for that, or for more."""
+        try:
+            return not self._received and not self._receive()
+        except ConnectionResetError:
+            return True
 
     def rest(self) -> bytes:
         """Until the server closes, or resets because it was sent more than it reads."""

@@ -43,7 +43,7 @@ TICKS_A_SECOND = 10  # of uvicorn's main loop
 TICKS_A_TIMEOUT_CHECK = 5
 FLUSH_RESERVE_S = 3  # of the time to stop, for the store and the ledger after the last request
 GC_THRESHOLD = 50_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
-SWITCH_INTERVAL_S = 0.002  # how long a thread may keep the loop waiting for the interpreter
+SWITCH_INTERVAL_S = 0.0005  # how long a thread may keep the loop waiting for the interpreter
 
 
 class Running(NamedTuple):

@@ -81,11 +81,14 @@ class TestChoose:
 
     def test_marks_as_random_the_first_part_of_each_arms_stretch(self) -> None:
         allocation = over(0.5, 0.5, random_mass=0.125)
-        marks = [allocation.choose(u).random for u in (0.0, 0.1249, 0.125, 0.4999, 0.5, 0.6249, 0.625, JUST_BELOW_1)]
+        marks = [
+            u < allocation.choose(u).random_below
+            for u in (0.0, 0.1249, 0.125, 0.4999, 0.5, 0.6249, 0.625, JUST_BELOW_1)
+        ]
         assert marks == [True, True, False, False, True, True, False, False]
 
     def test_without_a_random_share_nothing_is_random(self) -> None:
-        assert not any(over(0.5, 0.5).choose(u).random for u in (0.0, 0.3, 0.5, JUST_BELOW_1))
+        assert not any(u < over(0.5, 0.5).choose(u).random_below for u in (0.0, 0.3, 0.5, JUST_BELOW_1))
 
     @pytest.mark.parametrize(
         "probabilities", [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.5, 0.0, 0.5, 0.0)]

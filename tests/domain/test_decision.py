@@ -6,12 +6,14 @@ import string
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multiarm.domain.decision import KEY_BYTES, TOKEN_LENGTH, Claims, DecisionSigner
+from multiarm.domain.decision import CLAIMS, KEY_BYTES, TOKEN_LENGTH, UNIQUE, Claims, DecisionSigner
 from multiarm.domain.errors import InvalidDecision
 
 KEY = bytes(range(KEY_BYTES))
@@ -19,7 +21,15 @@ OTHER_KEY = bytes(KEY_BYTES)
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
 SIGNER = DecisionSigner({1: KEY}, current=1)
-TOKEN, UNIQUE = SIGNER.sign(-5, 3, 2, 1.7e9, 0.1)
+
+
+def sign(signer: DecisionSigner, *claims: Any) -> tuple[str, bytes]:
+    """(decision_id, its unique number)."""
+    token, packed = signer.sign(*claims)
+    return token.decode(), packed[UNIQUE]
+
+
+TOKEN, MARK = sign(SIGNER, -5, 3, 2, 1.7e9, 0.1)
 
 
 def refused(token: str, signer: DecisionSigner = SIGNER) -> bool:
@@ -32,9 +42,9 @@ def refused(token: str, signer: DecisionSigner = SIGNER) -> bool:
 
 def signed_by_hand(version: int = 1, key_number: int = 1, key: bytes = KEY, person: bytes = b"decision") -> str:
     """The format once more, written independently of the code: it must not change within a version."""
-    body = struct.pack("<BHq", version, key_number, -5)
-    body += struct.pack("<IIdd", 3, 2, 1.7e9, 0.1)
-    body += struct.pack("<QQH", 11, 22, 0)
+    body = struct.pack(">BHq", version, key_number, -5)
+    body += struct.pack(">IIdd", 3, 2, 1.7e9, 0.1)
+    body += struct.pack(">QQH", 11, 22, 0)
     tag = blake2b(body, key=key, digest_size=16, person=person).digest()
     return urlsafe_b64encode(body + tag).decode()
 
@@ -51,31 +61,47 @@ class TestRoundTrip:
     def test_every_claim_comes_back_exactly(
         self, uid: int, arm_number: int, epoch: int, time: float, propensity: float
     ) -> None:
-        token, unique = SIGNER.sign(uid, arm_number, epoch, time, propensity)
+        token, unique = sign(SIGNER, uid, arm_number, epoch, time, propensity)
         assert SIGNER.open(token) == Claims(uid, arm_number, epoch, time, propensity, unique)
 
     @pytest.mark.parametrize(
         "propensity", [1 / 3, 0.1 + 0.2, 5e-324, math.nextafter(1.0, 0.0), math.nextafter(0.5, 1.0)]
     )
     def test_a_propensity_keeps_all_its_64_bits(self, propensity: float) -> None:
-        token, _ = SIGNER.sign(1, 1, 0, 0.0, propensity)
+        token, _ = sign(SIGNER, 1, 1, 0, 0.0, propensity)
         assert SIGNER.open(token).propensity.hex() == propensity.hex()
 
     @pytest.mark.parametrize("uid", [-(2**63), -1, 0, 2**63 - 1])
     def test_a_uid_is_64_bits_with_a_sign(self, uid: int) -> None:
-        assert SIGNER.open(SIGNER.sign(uid, 1, 0, 0.0, 1.0)[0]).uid == uid
+        assert SIGNER.open(sign(SIGNER, uid, 1, 0, 0.0, 1.0)[0]).uid == uid
 
     def test_the_token_is_of_fixed_length_and_safe_in_a_path(self) -> None:
         assert len(TOKEN) == TOKEN_LENGTH
         assert set(TOKEN) <= set(ALPHABET)
 
     def test_opening_twice_gives_the_same_and_leaves_the_signer_usable(self) -> None:
-        assert SIGNER.open(TOKEN) == SIGNER.open(TOKEN) == Claims(-5, 3, 2, 1.7e9, 0.1, UNIQUE)
+        assert SIGNER.open(TOKEN) == SIGNER.open(TOKEN) == Claims(-5, 3, 2, 1.7e9, 0.1, MARK)
 
 
 class TestFormat:
+    def test_many_claims_unpack_at_once_to_the_same(self) -> None:
+        packed = [SIGNER.sign(uid, 3, 2, 1.7e9 + uid, uid / 7)[1] for uid in range(1, 5)]
+        claims = np.frombuffer(b"".join(packed), CLAIMS)
+        assert claims["uid"].tolist() == [1, 2, 3, 4]
+        assert claims["arm_number"].tolist() == [3] * 4
+        assert claims["epoch"].tolist() == [2] * 4
+        assert claims["time"].tolist() == [1.7e9 + uid for uid in range(1, 5)]
+        assert claims["propensity"].tolist() == [uid / 7 for uid in range(1, 5)]
+        assert [bytes(unique) for unique in claims["unique"]] == [one[UNIQUE] for one in packed]
+
+    def test_unique_numbers_of_a_process_sort_in_order_of_issue(self) -> None:
+        """Rewards are found by them: neighbours in time must be neighbours in the index."""
+        signer = DecisionSigner.random()
+        uniques = [sign(signer, 1, 1, 0, 0.0, 1.0)[1] for _ in range(1_000)]
+        assert uniques == sorted(uniques)
+
     def test_a_token_made_by_hand_opens(self) -> None:
-        unique = struct.pack("<QQ", 11, 22)
+        unique = struct.pack(">QQ", 11, 22)
         assert SIGNER.open(signed_by_hand()) == Claims(-5, 3, 2, 1.7e9, 0.1, unique)
 
     @pytest.mark.parametrize("version", [0, 2, 255])
@@ -120,7 +146,7 @@ class TestForgeries:
 
     def test_the_tag_of_another_token_is_refused(self) -> None:
         mine = urlsafe_b64decode(TOKEN)
-        theirs = urlsafe_b64decode(SIGNER.sign(-5, 3, 2, 1.7e9, 0.1)[0])
+        theirs = urlsafe_b64decode(sign(SIGNER, -5, 3, 2, 1.7e9, 0.1)[0])
         assert refused(urlsafe_b64encode(mine[:-16] + theirs[-16:]).decode())
 
     def test_a_tag_of_zeros_is_refused(self) -> None:
@@ -132,7 +158,7 @@ class TestForgeries:
         assert refused(text)
 
     def test_other_spellings_of_the_same_bytes_are_refused_or_name_the_same_decision(self) -> None:
-        tokens = [SIGNER.sign(uid, 1, 0, 1.7e9, 0.5)[0] for uid in range(-50, 50)]
+        tokens = [sign(SIGNER, uid, 1, 0, 1.7e9, 0.5)[0] for uid in range(-50, 50)]
         respelt = [token for token in tokens if "-" in token or "_" in token]
         assert respelt
         for token in respelt:
@@ -155,7 +181,7 @@ class TestKeys:
     def test_after_a_rotation_old_tokens_verify_and_the_new_key_signs(self) -> None:
         rotated = DecisionSigner({1: KEY, 2: OTHER_KEY}, current=2)
         assert rotated.open(TOKEN) == SIGNER.open(TOKEN)
-        token, _ = rotated.sign(1, 1, 0, 0.0, 1.0)
+        token, _ = sign(rotated, 1, 1, 0, 0.0, 1.0)
         assert refused(token)
         assert not refused(token, DecisionSigner({2: OTHER_KEY}, current=2))
 
@@ -165,26 +191,26 @@ class TestKeys:
     @pytest.mark.parametrize("number", [1, 256, 65_535])
     def test_key_numbers_reach_from_1_to_65535(self, number: int) -> None:
         signer = DecisionSigner({number: KEY}, current=number)
-        assert not refused(signer.sign(1, 1, 0, 0.0, 1.0)[0], signer)
+        assert not refused(sign(signer, 1, 1, 0, 0.0, 1.0)[0], signer)
 
     def test_random_signers_do_not_open_each_others_tokens(self) -> None:
         first, second = DecisionSigner.random(), DecisionSigner.random()
-        token, _ = first.sign(1, 1, 0, 0.0, 1.0)
+        token, _ = sign(first, 1, 1, 0, 0.0, 1.0)
         assert not refused(token, first)
         assert refused(token, second)
 
 
 class TestUnique:
     def test_is_never_issued_twice_by_a_process(self) -> None:
-        uniques = {SIGNER.sign(1, 1, 0, 0.0, 1.0)[1] for _ in range(10_000)}
+        uniques = {sign(SIGNER, 1, 1, 0, 0.0, 1.0)[1] for _ in range(10_000)}
         assert len(uniques) == 10_000
         assert {len(unique) for unique in uniques} == {16}
 
     def test_nor_by_two_processes_with_the_same_key(self) -> None:
         first, second = DecisionSigner({1: KEY}, current=1), DecisionSigner({1: KEY}, current=1)
-        assert {first.sign(1, 1, 0, 0.0, 1.0)[1] for _ in range(100)}.isdisjoint(
-            second.sign(1, 1, 0, 0.0, 1.0)[1] for _ in range(100)
+        assert {sign(first, 1, 1, 0, 0.0, 1.0)[1] for _ in range(100)}.isdisjoint(
+            sign(second, 1, 1, 0, 0.0, 1.0)[1] for _ in range(100)
         )
 
     def test_tokens_of_equal_decisions_differ(self) -> None:
-        assert SIGNER.sign(1, 1, 0, 0.0, 1.0)[0] != SIGNER.sign(1, 1, 0, 0.0, 1.0)[0]
+        assert sign(SIGNER, 1, 1, 0, 0.0, 1.0)[0] != sign(SIGNER, 1, 1, 0, 0.0, 1.0)[0]

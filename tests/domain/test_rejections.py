@@ -45,7 +45,7 @@ def experiment_with_history(policy: AnyPolicy) -> Experiment:
 
 
 def token(uid: int = UID, arm: int = 1, epoch: int = 3, time: float = NOW - 60, key: bytes = KEYS[1]) -> str:
-    return DecisionSigner({1: key}, current=1).sign(uid, arm, epoch, time, 0.5)[0]
+    return DecisionSigner({1: key}, current=1).sign(uid, arm, epoch, time, 0.5)[0].decode()
 
 
 def damaged(decision_id: str) -> str:

@@ -31,7 +31,7 @@ def forged(server: RunningServer, experiment_id: str, *, age_s: float, arm_numbe
     with closing(sqlite3.connect(f"file:{server.data_dir / 'multiarm.db'}?mode=ro", uri=True)) as database:
         (key,) = database.execute("SELECT key FROM signing_key WHERE number = 1").fetchone()
         (uid,) = database.execute("SELECT uid FROM experiment WHERE id = ?", (experiment_id,)).fetchone()
-    return DecisionSigner({1: key}, 1).sign(uid, arm_number, epoch, time.time() - age_s, 0.5)[0]
+    return DecisionSigner({1: key}, 1).sign(uid, arm_number, epoch, time.time() - age_s, 0.5)[0].decode()
 
 
 class TestTaken:

@@ -6,19 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from support import RunningServer
-from wire import (
-    HOST,
-    JSON,
-    Wire,
-    ask,
-    assert_problem_of_the_app,
-    get,
-    lane_server,
-    new_experiment,
-    post,
-    pulls,
-    request,
-)
+from wire import HOST, JSON, Wire, ask, assert_problem_of_the_app, get, post, request
+from wire_servers import lane_server, new_experiment, pulls
 
 server = lane_server()
 
@@ -238,6 +227,40 @@ def test_what_is_refused_for_its_size_may_be_sent_all_the_same(server: RunningSe
         else:
             wire.send(b" " * size)
             wire.assert_open()
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: {size}", CHUNKED])
+@pytest.mark.parametrize("path", ["/v1/{id}/update", "/v1/{id}/update_batch", "/v1/{id}/add_arm", "/v1/nobody/add_arm"])
+def test_the_rest_of_a_body_that_was_refused_early_is_no_request(
+    server: RunningServer, experiment_id: str, path: str, framing: str
+) -> None:
+    """Though it looks like one, and one that is well known: else a stranger's body could speak for its sender."""
+    known = [
+        get(f"/v1/{experiment_id}/draw"),
+        post(f"/v1/{experiment_id}/update", UPDATE),
+        get("/v1/ping"),
+    ]
+    size = (8 << 20) + 1
+    with Wire(server) as wire:
+        for data in known * 3:
+            wire.send(data)
+            wire.answer()
+        start = request(f"POST {path.format(id=experiment_id)} HTTP/1.1", HOST, JSON, framing.format(size=size))
+        if framing == CHUNKED:
+            start += b"%x\r\n" % size
+            if "nobody" not in path:  # that is known to be too much when it is there
+                start += b" " * size + b"\r\n%x\r\n" % size
+        wire.send(start)
+        answer = wire.answer()
+        assert answer.status == (404 if framing == CHUNKED and "nobody" in path else answer.status)
+        assert answer.status in (404, 413)
+        if answer.headers.get("connection") == "close":
+            wire.assert_closed()
+            return
+        for data in known * 2:
+            wire.send(data)
+            wire.assert_silent()
+    assert pulls(server, experiment_id) == 3
 
 
 def test_the_largest_body_is_read_at_any_pace(server: RunningServer, experiment_id: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support import RunningServer
-from wire import Answer, Wire, lane_server, new_experiment, pulls
+from wire import Answer, Wire
+from wire_servers import lane_server, new_experiment, pulls
 
 CAPTURED = Path(__file__).parent.parent / "clients" / "captured.json"
 CLIENTS: dict[str, dict[str, list[str]]] = json.loads(CAPTURED.read_text())

@@ -7,17 +7,8 @@ import random
 import pytest
 
 from support import RunningServer
-from wire import (
-    Answer,
-    Wire,
-    batch,
-    get,
-    lane_server,
-    new_experiment,
-    post,
-    pulls,
-    request,
-)
+from wire import Answer, Wire, batch, get, post, request
+from wire_servers import lane_server, new_experiment, pulls
 
 server = lane_server()
 

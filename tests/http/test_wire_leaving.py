@@ -4,25 +4,17 @@ import random
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from support import RunningServer
-from wire import (
-    LANES,
-    Wire,
-    assert_books_balance,
-    batch,
-    get,
+from wire import Wire, batch, get, many, post, request
+from wire_servers import (
     lane_server,
-    many,
     new_experiment,
-    post,
     pulls,
-    request,
-    settings_of,
     socket_count,
+    wait_for_sockets,
     wait_until,
 )
 
@@ -124,7 +116,7 @@ class TestGone:
                     steady.send(asked["update"][0] + asked["draw"][0])
                     assert [steady.answer().status for _ in range(2)] == [200, 200]
             assert pulls(server, experiment_id) == 30
-        wait_until(lambda: socket_count(server) <= sockets, "some are still there")
+        wait_for_sockets(server, sockets)
 
     def test_with_an_update_under_way(self, server: RunningServer, experiment_id: str) -> None:
         """It may count or not; with a key it can be sent again, and then it has counted once."""
@@ -171,25 +163,3 @@ def leave(wire: Wire, data: bytes, rng: random.Random) -> None:
         wire.reset()
     else:
         wire.socket.close()
-
-
-@pytest.mark.parametrize("lane", LANES.values(), ids=list(LANES))
-def test_the_books_balance_afterwards(tmp_path: Path, lane: bool) -> None:
-    rng = random.Random(6)
-    with RunningServer(tmp_path / "data", settings=settings_of(lane)) as server:
-        experiment_id = new_experiment(server, experiment_id="x")
-        root = f"/v1/{experiment_id}"
-        answered = 0
-        with Wire(server) as steady:
-            for number in range(300):
-                kind = rng.randrange(3)
-                data = post(f"{root}/update", UPDATE) if kind else post(f"{root}/update_batch", batch(20))
-                if kind == 2:
-                    steady.send(data)
-                    answered += steady.answer().json["accepted"]
-                else:
-                    leave(Wire(server), data[: None if number % 2 else rng.randrange(len(data))], rng)
-            assert pulls(server, experiment_id) >= answered
-        assert server.terminate() == 0
-        assert "Traceback" not in server.log, server.log
-        assert_books_balance(server)

@@ -5,18 +5,8 @@ import random
 import pytest
 
 from support import RunningServer
-from wire import (
-    HOST,
-    JSON,
-    Wire,
-    assert_problem_of_the_app,
-    assert_refused,
-    get,
-    lane_server,
-    new_experiment,
-    pulls,
-    request,
-)
+from wire import HOST, JSON, Wire, assert_problem_of_the_app, assert_refused, get, request
+from wire_servers import lane_server, new_experiment, pulls
 
 server = lane_server()
 

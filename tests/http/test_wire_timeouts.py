@@ -1,32 +1,53 @@
 """How long a head and a body may take to come, and how long an idle connection is kept."""
 
+import select
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 
 from support import RunningServer
-from wire import HOST, JSON, Wire, assert_refused, get, lane_server, many, new_experiment, post, pulls, request
+from wire import HOST, JSON, Wire, assert_refused, get, post, request
+from wire_servers import lane_servers, new_experiment, pulls
 
-HEAD_S = 0.6
-BODY_S = 0.7
-IDLE_S = 0.8
+HEAD_S = 0.4
+BODY_S = 0.5
+IDLE_S = 0.6
 SLACK_S = 5.0  # of a busy machine
 
-server = lane_server(head_timeout_s=HEAD_S, body_timeout_s=BODY_S, keep_alive_timeout_s=IDLE_S)
+servers = lane_servers(head_timeout_s=HEAD_S, body_timeout_s=BODY_S, keep_alive_timeout_s=IDLE_S)
 
 UPDATE = {"arm_id": "a", "reward": 1}
+DRAW = get("/v1/x/draw")
+OPERATIONS = ("update", "update_batch", "add_arm")  # the last is the application's in any case
 
 
-@pytest.fixture(scope="module")
-def experiment_id(server: RunningServer) -> str:
-    return new_experiment(server)
+@pytest.fixture(scope="module", autouse=True)
+def experiment(servers: list[RunningServer]) -> None:
+    for server in servers:
+        new_experiment(server, experiment_id="x")
 
 
-@pytest.fixture
-def clock() -> float:
-    return time.monotonic()
+@contextmanager
+def wires_for(servers: list[RunningServer], starts: list[bytes]) -> Iterator[list[Wire]]:
+    """A connection to each server for each of these, which it has been sent."""
+    with ExitStack() as stack:
+        wires = []
+        for server in servers:
+            for start in starts:
+                wires.append(stack.enter_context(Wire(server)))
+                if start:
+                    wires[-1].send(start)
+        yield wires
+
+
+def assert_timed_out(wires: list[Wire], begin: float, least_s: float) -> None:
+    for wire in wires:
+        assert_refused(wire.answer(), 408, "request-timeout")
+        assert_within(begin, least_s)
+        wire.assert_closed()
 
 
 def assert_within(begin: float, least_s: float) -> None:
@@ -34,158 +55,141 @@ def assert_within(begin: float, least_s: float) -> None:
     assert least_s * 0.9 <= took_s <= least_s + SLACK_S
 
 
+def trickle(wires: list[Wire], piece: bytes, timeout_s: float) -> None:
+    """To all of them, again and again until each has been answered."""
+    end = time.monotonic() + timeout_s
+    waiting = list(wires)
+    while waiting and time.monotonic() < end:
+        for wire in waiting:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                wire.socket.sendall(piece)
+        answered = select.select([wire.socket for wire in waiting], [], [], 0.05)[0]
+        waiting = [wire for wire in waiting if wire.socket not in answered]
+    assert not waiting
+
+
 class TestHead:
-    def test_one_that_is_never_whole_is_408(self, server: RunningServer, experiment_id: str, clock: float) -> None:
-        draw, update = get(f"/v1/{experiment_id}/draw"), post(f"/v1/{experiment_id}/update", UPDATE)
-        starts = [b"G", draw[:-1], draw[:-2], draw[:20], update[:60], get("/v1/ping")[:-1], b"\r\nGET"]
-        with many(server, len(starts)) as wires:
-            for wire, start in zip(wires, starts, strict=True):
-                wire.send(start)
+    def test_one_that_is_never_whole_is_408(self, servers: list[RunningServer]) -> None:
+        update = post("/v1/x/update", UPDATE)
+        starts = [b"G", DRAW[:-1], DRAW[:-2], DRAW[:20], update[:60], get("/v1/ping")[:-1], b"\r\nGET"]
+        begin = time.monotonic()
+        with wires_for(servers, starts) as wires:
+            assert_timed_out(wires, begin, HEAD_S)
+
+    def test_its_time_counts_from_its_first_byte(self, servers: list[RunningServer]) -> None:
+        """However steadily the others follow."""
+        begin = time.monotonic()
+        with wires_for(servers, [b"GET /v1/ping HTTP/1.1\r\n", DRAW + DRAW[:-2]]) as wires:
+            for wire in wires[1::2]:
+                assert wire.answer().status == 200
+            trickle(wires, b"X: y\r\n", HEAD_S + SLACK_S)
             for wire in wires:
                 assert_refused(wire.answer(), 408, "request-timeout")
-                assert_within(clock, HEAD_S)
-                wire.assert_closed()
+                assert_within(begin, HEAD_S)
 
-    def test_its_time_counts_from_its_first_byte(self, server: RunningServer, clock: float) -> None:
-        """However steadily the others follow."""
-        with Wire(server) as wire:
-            wire.socket.settimeout(0.05)
-            wire.send(b"GET /v1/ping HTTP/1.1\r\n")
-            trickle(wire, b"X: y\r\n")
-            wire.socket.settimeout(15)
-            assert_refused(wire.answer(), 408, "request-timeout")
-            assert_within(clock, HEAD_S)
-
-    def test_the_second_of_a_connection_has_its_own_time(self, server: RunningServer, experiment_id: str) -> None:
-        draw = get(f"/v1/{experiment_id}/draw")
-        with Wire(server) as wire:
-            for _ in range(3):
-                wire.send(draw)
-                assert wire.answer().status == 200
-                time.sleep(HEAD_S / 2)
-            wire.send(draw + draw[:-2])
-            begin = time.monotonic()
-            assert wire.answer().status == 200
-            assert_refused(wire.answer(), 408, "request-timeout")
-            assert_within(begin, HEAD_S)
-            wire.assert_closed()
-
-    def test_one_that_comes_slowly_but_in_time_is_answered(self, server: RunningServer, experiment_id: str) -> None:
-        draw = get(f"/v1/{experiment_id}/draw")
-        with Wire(server) as wire:
-            for _ in range(3):
-                wire.send(draw[:20])
+    def test_each_of_a_connection_has_its_own_time(self, servers: list[RunningServer]) -> None:
+        with wires_for(servers, [b"", b""]) as wires:
+            for _ in range(4):
+                for wire in wires:
+                    wire.send(DRAW[:30])
                 time.sleep(HEAD_S / 3)
-                wire.send(draw[20:])
+                for wire in wires:
+                    wire.send(DRAW[30:])
+                    assert wire.answer().status == 200
+            begin = time.monotonic()
+            for wire in wires:
+                wire.send(DRAW + DRAW[:-2])
                 assert wire.answer().status == 200
+            assert_timed_out(wires, begin, HEAD_S)
 
 
 class TestBody:
-    @pytest.mark.parametrize("operation", ["update", "update_batch", "add_arm"])
-    def test_one_that_is_never_whole_is_408(self, server: RunningServer, clock: float, operation: str) -> None:
-        experiment_id = new_experiment(server)
-        data = post(f"/v1/{experiment_id}/{operation}", UPDATE)
-        draw = get(f"/v1/{experiment_id}/draw")
-        start = data.index(b"\r\n\r\n") + 4
-        line = f"POST /v1/{experiment_id}/{operation} HTTP/1.1"
-        chunked = request(line, HOST, JSON, "Transfer-Encoding: chunked")
-        expecting = request(line, HOST, JSON, "Content-Length: 28", "Expect: 100-continue")
-        starts = [data[:start], data[:-1], chunked, chunked + b"5\r\n", chunked + b"1\r\n{\r\n0\r\n", draw + data[:-5]]
-        with many(server, len(starts) + 1) as wires:
-            for wire, piece in zip(wires, [*starts, expecting], strict=True):
-                wire.send(piece)
-            assert wires[len(starts) - 1].answer().status == 200
-            assert wires[-1].answer().status == 100
-            for wire in wires:
-                assert_refused(wire.answer(), 408, "request-timeout")
-                assert_within(clock, BODY_S)
-                wire.assert_closed()
-        assert pulls(server, experiment_id) == 0
+    def test_one_that_is_never_whole_is_408(self, servers: list[RunningServer]) -> None:
+        starts = [start for operation in OPERATIONS for start in halves(operation)]
+        begin = time.monotonic()
+        with wires_for(servers, starts) as wires:
+            assert_timed_out(wires, begin, BODY_S)
 
-    def test_its_time_counts_from_the_end_of_its_head(self, server: RunningServer, experiment_id: str) -> None:
-        for operation in ("update", "add_arm"):
-            begin = time.monotonic()
-            with Wire(server) as wire:
-                wire.socket.settimeout(0.05)
-                line = f"POST /v1/{experiment_id}/{operation} HTTP/1.1"
-                wire.send(request(line, HOST, JSON, "Content-Length: 1000000"))
-                trickle(wire, b" ")
-                wire.socket.settimeout(15)
+    def test_one_that_was_asked_for_is_408_too(self, servers: list[RunningServer]) -> None:
+        starts = [
+            request(f"POST /v1/x/{operation} HTTP/1.1", HOST, JSON, "Content-Length: 28", "Expect: 100-continue")
+            for operation in OPERATIONS
+        ]
+        begin = time.monotonic()
+        with wires_for(servers, starts) as wires:
+            for wire in wires:
+                assert wire.answer().status == 100
+            assert_timed_out(wires, begin, BODY_S)
+
+    def test_its_time_counts_from_the_end_of_its_head(self, servers: list[RunningServer]) -> None:
+        starts = [
+            request(f"POST /v1/x/{operation} HTTP/1.1", HOST, JSON, "Content-Length: 1000000")
+            for operation in OPERATIONS
+        ]
+        begin = time.monotonic()
+        with wires_for(servers, starts) as wires:
+            trickle(wires, b" ", BODY_S + SLACK_S)
+            for wire in wires:
                 assert_refused(wire.answer(), 408, "request-timeout")
                 assert_within(begin, BODY_S)
 
-    def test_what_was_declared_and_never_sent_is_408(self, server: RunningServer, experiment_id: str) -> None:
-        body = b'{"arm_id": "a", "reward": 1}'
-        for operation in ("update", "update_batch"):
-            line = f"POST /v1/{experiment_id}/{operation} HTTP/1.1"
-            for _ in range(2):
-                with Wire(server) as wire:
-                    wire.send(request(line, HOST, JSON, f"Content-Length: {len(body) + 1}", body=body))
-                    assert_refused(wire.answer(), 408, "request-timeout")
-                    wire.assert_closed()
+    def test_nothing_of_it_was_counted(self, servers: list[RunningServer]) -> None:
+        for server in servers:
+            assert pulls(server, "x") == 0
 
 
-def trickle(wire: Wire, piece: bytes) -> None:
-    """Again and again, until something comes back."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            wire.socket.sendall(piece)
-            if wire.socket.recv(1, 2):  # MSG_PEEK
-                return
-        except TimeoutError:
-            continue
-        except (BrokenPipeError, ConnectionResetError):
-            return
+def halves(operation: str) -> list[bytes]:
+    """Requests whose bodies lack something."""
+    path = f"/v1/x/{operation}"
+    data = post(path, {"updates": [UPDATE]} if operation == "update_batch" else UPDATE)
+    start = data.index(b"\r\n\r\n") + 4
+    chunked = request(f"POST {path} HTTP/1.1", HOST, JSON, "Transfer-Encoding: chunked")
+    longer = request(f"POST {path} HTTP/1.1", HOST, JSON, f"Content-Length: {len(data) - start + 1}", body=data[start:])
+    return [data[:start], data[:-1], longer, chunked, chunked + b"5\r\n", chunked + b"1\r\n{\r\n0\r\n"]
 
 
 class TestIdle:
-    def test_it_is_closed_without_a_word(self, server: RunningServer, experiment_id: str, clock: float) -> None:
+    def test_it_is_closed_without_a_word(self, servers: list[RunningServer]) -> None:
         """Whether or not anything was ever asked on it."""
-        asked = [
-            [],
-            [get(f"/v1/{experiment_id}/draw")],
-            [get(f"/v1/{experiment_id}/draw")] * 3,
-            [post(f"/v1/{experiment_id}/update", UPDATE)],
-            [get("/v1/ping")],
-            [get("/nowhere"), get(f"/v1/{experiment_id}/draw")],
-        ]
-        with many(server, len(asked)) as wires:
-            for wire, requests in zip(wires, asked, strict=True):
-                for data in requests:
-                    wire.send(data)
+        update, nowhere = post("/v1/x/update", UPDATE), get("/nowhere")
+        asked = [[], [DRAW], [DRAW] * 3, [update], [get("/v1/ping")], [nowhere, DRAW], [DRAW, nowhere, update]]
+        begin = time.monotonic()
+        with wires_for(servers, [b"".join(requests) for requests in asked]) as wires:
+            for wire, requests in zip(wires, asked * len(servers), strict=True):
+                for _ in requests:
                     wire.answer()
-            for wire in wires:
                 wire.assert_closed()
-                assert_within(clock, IDLE_S)
+                assert_within(begin, IDLE_S)
 
-    def test_requests_keep_it_open(self, server: RunningServer, experiment_id: str) -> None:
-        draw = get(f"/v1/{experiment_id}/draw")
-        end = time.monotonic() + 2 * IDLE_S
-        with Wire(server) as wire:
+    def test_requests_keep_it_open(self, servers: list[RunningServer]) -> None:
+        end = time.monotonic() + 2 * IDLE_S + 0.5
+        with wires_for(servers, [b"", b""]) as wires:
             while time.monotonic() < end:
-                wire.send(draw)
-                assert wire.answer().status == 200
+                for wire, data in zip(wires, [DRAW, get("/v1/ping")] * len(servers), strict=True):
+                    wire.send(data)
+                    assert wire.answer().status == 200
                 time.sleep(IDLE_S / 8)
-            wire.assert_open()
 
 
-@pytest.mark.parametrize("operation", ["update", "update_batch", "reset"])
-def test_none_of_them_counts_while_the_server_owes_the_answer(
-    server: RunningServer, experiment_id: str, operation: str
-) -> None:
-    bodies = {"update": UPDATE, "update_batch": {"updates": [UPDATE]}}
-    if operation == "reset":
-        data = request(f"PUT /v1/{experiment_id}/reset HTTP/1.1", HOST)
-    else:
-        data = post(f"/v1/{experiment_id}/{operation}", bodies[operation])
-    draw = get(f"/v1/{experiment_id}/draw")
-    with closing(sqlite3.connect(server.data_dir / "multiarm.db", isolation_level=None)) as other, Wire(server) as wire:
-        other.execute("BEGIN IMMEDIATE")
-        wire.send(data + draw + draw[:-10])
-        time.sleep(max(HEAD_S, BODY_S, IDLE_S) * 2)
-        wire.send(draw[-10:])
-        wire.assert_silent()
-        other.execute("ROLLBACK")
-        assert wire.answer().status in (200, 204)
-        assert [wire.answer().status for _ in range(2)] == [200, 200]
+def test_none_of_them_counts_while_the_server_owes_the_answer(servers: list[RunningServer]) -> None:
+    slow = [
+        post("/v1/x/update", UPDATE),
+        post("/v1/x/update_batch", {"updates": [UPDATE]}),
+        request("PUT /v1/x/enable HTTP/1.1", HOST),
+    ]
+    with ExitStack() as stack:
+        locked = [
+            stack.enter_context(closing(sqlite3.connect(server.data_dir / "multiarm.db", isolation_level=None)))
+            for server in servers
+        ]
+        for database in locked:
+            database.execute("BEGIN IMMEDIATE")
+        wires = stack.enter_context(wires_for(servers, [data + DRAW + DRAW[:-10] for data in slow]))
+        time.sleep(max(HEAD_S, BODY_S, IDLE_S) * 2 + 0.5)
+        for wire in wires:
+            wire.send(DRAW[-10:])
+            wire.assert_silent()
+        for database in locked:
+            database.execute("ROLLBACK")
+        for wire in wires:
+            assert [wire.answer().status // 100 for _ in range(3)] == [2] * 3

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pytest
 
 from support import RunningServer
-from wire import HOST, JSON, Wire, get, post, request, shared_server, transcript
+from wire import HOST, JSON, Wire, get, post, request, transcript
+from wire_servers import shared_server
 
 EXPERIMENT = "two-doors"
 UPDATE = b'{"arm_id": "a", "reward": 1, "key": "k"}'

@@ -3,19 +3,8 @@
 import pytest
 
 from support import RunningServer
-from wire import (
-    HOST,
-    JSON,
-    Wire,
-    ask,
-    batch,
-    get,
-    lane_server,
-    new_experiment,
-    post,
-    pulls,
-    request,
-)
+from wire import HOST, JSON, Wire, ask, batch, get, post, request
+from wire_servers import lane_server, new_experiment, pulls
 
 server = lane_server()
 

@@ -12,11 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
+from multiarm.domain.arm import Arm
+from multiarm.domain.decision import DecisionSigner
+from multiarm.domain.records import Increment
 from multiarm.service.accountant import Accountant, DropReport, Tray
 from multiarm.storage.columns import DecisionRow, RequestRow, RewardRow, Row, Table
 from multiarm.storage.ledger import Ledger
 from small_disk import SmallDisk
 
+SIGNER = DecisionSigner.random()
 NOON = 1_772_366_400.0
 
 
@@ -25,11 +29,12 @@ def request(number: int) -> RequestRow:
 
 
 def decision(number: int) -> DecisionRow:
-    return (NOON, "button", 1, 0, "red", 0, 0.5, False, number.to_bytes(16))
+    return (SIGNER.sign(1, 0, 0, NOON, 0.5)[1], False, "button", f"red-{number}")
 
 
 def reward(number: int) -> RewardRow:
-    return (NOON, "button", 1, 0, "red", 0, float(number), NOON, None, None, None, None, True)
+    increment = Increment(Arm(0, "red"), (1.0,), NOON, None, float(number), None, None, None, None)
+    return (NOON, "button", 1, 0, increment, True)
 
 
 def accountant_of(ledger: Ledger, *, mailbox_size_rows: int = 10_000, flush_interval_s: float = 0.01) -> Accountant:
@@ -61,12 +66,12 @@ class TestRecording:
             accountant.record_request(request(number))
             accountant.record_decision(decision(number))
             accountant.record_reward(reward(number))
-        accountant.record_rewards([reward(number) for number in range(100, 150)])
+        accountant.record_requests([request(number) for number in range(100, 150)])
         assert accountant.stop(10)
-        assert numbers(tmp_path) == list(range(100))
-        assert numbers(tmp_path, "rewards", "reward") == list(range(150))
+        assert numbers(tmp_path) == list(range(150))
+        assert numbers(tmp_path, "rewards", "reward") == list(range(100))
         assert pq.read_table(tmp_path / "decisions").num_rows == 100
-        assert accountant.written == {"decisions": 100, "rewards": 150, "requests": 100}
+        assert accountant.written == {"decisions": 100, "rewards": 100, "requests": 150}
         assert accountant.dropped == {"decisions": 0, "rewards": 0, "requests": 0}
         assert list(tmp_path.rglob("*.arrows")) == []
 
@@ -81,18 +86,18 @@ class TestRecording:
     def test_a_full_mailbox_drops_and_counts(self, tmp_path: Path) -> None:
         accountant = accountant_of(Ledger(tmp_path), mailbox_size_rows=3)
         for number in range(5):
-            accountant.record_request(request(number))
-        accountant.record_rewards([reward(number) for number in range(2)])
-        accountant.record_rewards([reward(number) for number in range(2, 6)])
-        accountant.record_rewards([reward(6)])
-        assert accountant.dropped == {"decisions": 0, "rewards": 4, "requests": 2}
+            accountant.record_reward(reward(number))
+        accountant.record_requests([request(number) for number in range(2)])
+        accountant.record_requests([request(number) for number in range(2, 6)])
+        accountant.record_requests([request(6)])
+        assert accountant.dropped == {"decisions": 0, "rewards": 2, "requests": 4}
         with capture_logs() as logs:
             accountant.start()
             accountant.stop(10)
         assert numbers(tmp_path) == numbers(tmp_path, "rewards", "reward") == [0, 1, 2]
         assert [(entry["table"], entry["dropped_count"], entry["reason"]) for entry in logs] == [
-            ("rewards", 4, "the mailbox is full"),
-            ("requests", 2, "the mailbox is full"),
+            ("rewards", 2, "the mailbox is full"),
+            ("requests", 4, "the mailbox is full"),
         ]
 
     def test_a_row_of_the_wrong_type_costs_only_itself(self, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 import pytest
+from msgspec import structs
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
@@ -156,7 +157,7 @@ class TestOrder:
                 resetting = asyncio.ensure_future(stage.store.run(lambda c: experiments.reset(c, state.uid, NOON)))
                 await asyncio.sleep(0)
                 stale = stage.send(bundle(state, plain(state, 1)))
-                fresh = stage.send(bundle(state, plain(state, 2))._replace(epoch=1))
+                fresh = stage.send(structs.replace(bundle(state, plain(state, 2)), epoch=1))
             outcomes = await asyncio.gather(before, resetting, stale, fresh, return_exceptions=True)
             assert (outcomes[0], outcomes[1]) == ([True], 1)
             assert isinstance(outcomes[2], StaleEpoch)

@@ -11,10 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from multiarm.domain.arm import Arm
+from multiarm.domain.decision import UNIQUE, DecisionSigner
+from multiarm.domain.records import Increment
 from multiarm.storage.columns import SCHEMAS, DecisionRow, RequestRow, RewardRow, Table
 from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted
 
+RED = Arm(0, "red")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 DAY_S = 86_400
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
@@ -48,7 +52,8 @@ def files(root: Path, pattern: str) -> list[Path]:
 
 class TestColumns:
     def test_a_decision_keeps_all_that_was_said(self, tmp_path: Path) -> None:
-        row: DecisionRow = (NOON + 0.25, "button", 2**63 - 1, 3, "red", 7, 0.125, True, bytes(range(16)))
+        claims = DecisionSigner.random().sign(2**63 - 1, 7, 3, NOON + 0.25, 0.125)[1]
+        row: DecisionRow = (claims, True, "button", "red")
         ledger = Ledger(tmp_path)
         assert ledger.write("decisions", [row], NOON) == 1
         ledger.close()
@@ -63,29 +68,31 @@ class TestColumns:
                 "arm_number": 7,
                 "propensity": 0.125,
                 "random": True,
-                "decision": "000102030405060708090a0b0c0d0e0f",
+                "decision": claims[UNIQUE].hex(),
                 "date": "2026-03-01",
             }
         ]
 
     def test_null_is_null(self, tmp_path: Path) -> None:
-        arm = ("button", 1, 0, "red", 0)
         rows: list[RewardRow] = [
-            (NOON, *arm, 1.0, NOON, None, None, None, None, True),
-            (NOON, *arm, 1.0, NOON - 1, NOON - 1, "k", bytes(16), 0.5, False),
+            reward_row(Increment(RED, (1.0,), NOON, None, 1.0, None, None, None, None)),
+            reward_row(Increment(RED, (1.0,), NOON, "k:order-7", 1.0, None, None, None, None)),
+            reward_row(Increment(RED, (1.0,), NOON - 1, "d:00", 1.0, 0.5, NOON - 1, bytes(16), NOON - 1), new=False),
         ]
         ledger = Ledger(tmp_path)
-        assert ledger.write("rewards", rows, NOON) == 2
+        assert ledger.write("rewards", rows, NOON) == 3
         ledger.close()
         compact(ledger)
-        plain, decided = read(tmp_path, "rewards")
+        plain, keyed, decided = read(tmp_path, "rewards")
         assert [plain[name] for name in ("ts", "key", "decision", "propensity")] == [None] * 4
-        assert (decided["key"], decided["decision"], decided["propensity"]) == ("k", "0" * 32, 0.5)
+        assert (keyed["key"], keyed["decision"], keyed["accepted"]) == ("order-7", None, True)
+        assert (decided["key"], decided["decision"], decided["propensity"]) == (None, "0" * 32, 0.5)
+        assert not decided["accepted"]
         assert decided["ts"] == decided["evidence_time"] == datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC)
 
     @pytest.mark.parametrize("ts", [1e305, float("inf"), float("nan"), -1e12, 253_402_300_800.0])
     def test_a_time_that_no_reader_could_show_is_null(self, tmp_path: Path, ts: float) -> None:
-        row: RewardRow = (NOON, "button", 1, 0, "red", 0, 1.0, ts, ts, None, None, None, True)
+        row = reward_row(Increment(RED, (1.0,), ts, None, 1.0, None, None, None, ts))
         ledger = Ledger(tmp_path)
         assert ledger.write("rewards", [row], NOON) == 1
         ledger.close()
@@ -392,25 +399,29 @@ class TestDocument:
             assert f"`{field.name}`" in section, f"{table}.{field.name}"
 
 
+def reward_row(increment: Increment, *, new: bool = True) -> RewardRow:
+    return (increment.issued_at or NOON, "button", 1, 0, increment, new)
+
+
 def write_example(ledger: Ledger) -> None:
     decisions: list[DecisionRow] = []
     rewards: list[RewardRow] = []
-    for number, (arm_id, time, propensity, reward) in enumerate(
-        [
-            ("blue", NOON, 0.5, 1.0),
-            ("blue", NOON + 1, 0.3, 0.0),
-            ("blue", NOON + 3_600, 0.75, None),
-            ("red", NOON, 0.5, 1.0),
-            ("red", NOON, 0.5, 1.0),
-            ("red", NOON + 3_599, 0.8, 0.0),
-        ]
+    signer = DecisionSigner.random()
+    for arm_id, time, propensity, reward in (
+        ("blue", NOON, 0.5, 1.0),
+        ("blue", NOON + 1, 0.3, 0.0),
+        ("blue", NOON + 3_600, 0.75, None),
+        ("red", NOON, 0.5, 1.0),
+        ("red", NOON, 0.5, 1.0),
+        ("red", NOON + 3_599, 0.8, 0.0),
     ):
-        decision = number.to_bytes(16)
-        decisions.append((time, "button", 1, 0, arm_id, 0, propensity, False, decision))
+        claims = signer.sign(1, 0, 0, time, propensity)[1]
+        decisions.append((claims, False, "button", arm_id))
         if reward is not None:
-            answer = (time, "button", 1, 0, arm_id, 0, reward, time, None, None, decision, propensity)
-            rewards += [(*answer, True), (*answer, False)]
-    rewards.append((NOON, "button", 1, 0, "red", 0, 9.0, NOON, None, "k", None, None, True))
+            unique = claims[UNIQUE]
+            answer = Increment(Arm(0, arm_id), (1.0,), time, "d:", reward, propensity, time, unique, None)
+            rewards += [reward_row(answer), reward_row(answer, new=False)]
+    rewards.append(reward_row(Increment(RED, (1.0,), NOON, "k:k", 9.0, None, None, None, None)))
     requests: list[RequestRow] = [(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
     requests.append((NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
     ledger.write("decisions", decisions, NOON)

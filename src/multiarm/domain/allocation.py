@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Self
 
@@ -46,7 +46,7 @@ class Allocation:
     evidence_version: int
     computed_at: float
     cumulative: tuple[float, ...]
-    shares: tuple[Share, ...]
+    shares: tuple[Share, ...] = field(compare=False)
 
     @classmethod
     def over(

@@ -43,15 +43,15 @@ class Row(NamedTuple):
 
     def plus(self, increments: Sequence[tuple[Sequence[float], float]], half_life_s: float | None) -> Self:
         """This row and `increments`, pairs (C numbers, evidence time), all decayed one by one to the latest time."""
-        as_of = max(self.as_of, *(time for _, time in increments))
-        rows = [(self.sums, self.as_of), *increments] if self.sums else increments
-        columns = zip(*(numbers for numbers, _ in rows), strict=True)
-        if half_life_s is None:
-            sums = tuple(math.fsum(column) for column in columns)
-        else:
-            weights = [decay_weight(as_of - time, half_life_s) for _, time in rows]
-            sums = tuple(math.fsum(map(mul, weights, column)) for column in columns)
-        return self._replace(sums=sums, as_of=as_of, pull_count=self.pull_count + len(increments))
+        pairs = [(self.sums, self.as_of), *increments] if self.sums else increments
+        numbers, times = zip(*pairs, strict=True)
+        as_of = max(self.as_of, *times)
+        columns: Iterable[Iterable[float]] = zip(*numbers, strict=True)
+        if half_life_s is not None:
+            weights = [decay_weight(as_of - time, half_life_s) for time in times]
+            columns = (map(mul, weights, column) for column in columns)
+        sums = tuple(map(math.fsum, columns))
+        return type(self)(sums, as_of, self.pull_count + len(increments), self.draw_count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import structlog
+
 from multiarm.domain.errors import MultiarmError
 from multiarm.domain.records import Decision
 from multiarm.http import operations
@@ -33,8 +35,8 @@ from multiarm.http.head import Head
 from multiarm.http.head_cache import HeadCache
 from multiarm.http.operations import ACCEPTED, DUPLICATE
 from multiarm.http.problems import problem, unexpected
-from multiarm.storage.columns import RequestRow
-from multiarm.storage.rewards import Outcome
+
+log = structlog.get_logger()
 
 TARGET = re.compile(rb"/v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(draw|update|update_batch)")
 NEVER_TWICE = re.compile(rb"cookie|baggage|b3|date|idempotency-key|.*(request|correlation|trace|span).*")
@@ -73,7 +75,7 @@ class ExpressLane:
     `record_requests` takes rows for the ledger, as the gate records them.
     """
 
-    def __init__(self, gate: Gate, record_requests: Callable[[Sequence[RequestRow]], None]) -> None:
+    def __init__(self, gate: Gate, record_requests: Callable[[Sequence[tuple[Any, ...]]], None]) -> None:
         settings = gate.services.settings
         self.heads: HeadCache[Plain] = HeadCache(settings.head_cache_limit_heads, settings.head_cache_limit_bytes)
         self._gate = gate
@@ -131,7 +133,11 @@ class ExpressLane:
         now = self._supervisor.clock()
         came_at = self._came_at
         for connection, plain, body in waiting:
-            status = plain.operation.serve(connection, plain, body, now)
+            try:
+                status = plain.operation.serve(connection, plain, body, now)
+            except Exception:  # what fails for one must not keep the others from their answers
+                log.exception("answer_failed", route=plain.operation.route)
+                continue
             if status is not None:
                 self._note(plain, status, came_at)
 
@@ -169,7 +175,7 @@ class ExpressLane:
         except Exception as error:
             reply(error)
 
-    def _counted(self, connection: Connection, plain: Plain, came_at: float, outcome: Outcome) -> None:
+    def _counted(self, connection: Connection, plain: Plain, came_at: float, outcome: list[bool] | Exception) -> None:
         if isinstance(outcome, Exception):
             self._reply(connection, plain, came_at, failed(plain, outcome))
         elif connection.ending:

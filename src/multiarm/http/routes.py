@@ -188,7 +188,7 @@ async def disable_arm(call: Call) -> Answer:
 )
 async def draw(call: Call) -> Answer:
     """Choose an arm. Send the decision_id back with the reward; the propensity is exact."""
-    return operations.drawn(call.supervisor.draw(call.experiment_id, call.supervisor.clock()))
+    return operations.drawn(call.supervisor.draw(call.experiment_id))
 
 
 @endpoint(

@@ -145,13 +145,13 @@ class Supervisor(Registry):
 
     # --- the hot path -------------------------------------------------------------------------------------------
 
-    def draw(self, experiment_id: str, now: float) -> Decision:
-        """Answer a draw from memory: no lock, no await, no disk."""
+    def draw(self, experiment_id: str, now: float | None = None) -> Decision:
+        """Answer a draw from memory: no lock, no await, no disk. `now`: where the caller has just read the clock."""
         experiment = self.experiments.get(experiment_id) or self.experiment(experiment_id)
         if experiment.state.uid in self.health.known:
             self.health.require_running(experiment.state.uid)
         try:
-            decision = experiment.draw(now, self._rng)
+            decision = experiment.draw(self.clock() if now is None else now, self._rng)
         except MultiarmError:
             raise
         except Exception as error:
@@ -222,20 +222,19 @@ class Supervisor(Registry):
     ) -> None:
         """Enqueue for the group commit; the reply comes after memory has been shown the rows."""
         state = experiment.state
+        request = UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now)
+        self._store.update(request, partial(self._committed, state.experiment_id, request, reply))
 
-        def committed(outcome: Outcome) -> None:
-            if isinstance(outcome, list):
-                self._accountant.record_rewards(
-                    [
-                        (now, state.experiment_id, state.uid, state.epoch, increment, new)
-                        for increment, new in zip(increments, outcome, strict=True)
-                    ]
-                )
-            elif isinstance(outcome, CommitUnknown):
-                self.doubt(state.uid)
-            reply(outcome)
-
-        self._store.update(UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now), committed)
+    def _committed(
+        self, experiment_id: str, request: UpdateRequest, reply: Callable[[Outcome], None], outcome: Outcome
+    ) -> None:
+        if isinstance(outcome, list):
+            record, now, uid, epoch = self._accountant.record_reward, request.received_at, request.uid, request.epoch
+            for increment, new in zip(request.increments, outcome, strict=True):
+                record((now, experiment_id, uid, epoch, increment, new))
+        elif isinstance(outcome, CommitUnknown):
+            self.doubt(request.uid)
+        reply(outcome)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

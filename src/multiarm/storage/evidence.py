@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -38,7 +39,7 @@ def read_rows(connection: Connection, node: int, keys: Collection[ArmKey]) -> di
     found = {}
     with driver(connection) as cursor:
         for pairs in chunks(sorted(keys), PAIRS_PER_QUERY):
-            parameters = (node, *(value for pair in pairs for value in pair))
+            parameters = (*chain.from_iterable(pairs), node)
             cursor.execute(_select_sql(len(pairs), mark(connection)), parameters)
             for uid, number, deleted_at, epoch, row_epoch, sums, as_of, pull_count, draw_count in cursor.fetchall():
                 current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
@@ -69,15 +70,17 @@ def mark(connection: Connection) -> str:
 
 @cache
 def _select_sql(pair_count: int, mark_: str) -> str:
+    """CROSS JOIN makes SQLite begin with the arms that are wanted; by itself it would walk through all there are."""
     pairs = ", ".join([f"({mark_}, {mark_})"] * pair_count)
     return f"""
+        WITH wanted (uid, number) AS (VALUES {pairs})
         SELECT arm.experiment, arm.number, arm.deleted_at, experiment.epoch, evidence.epoch, evidence.sums,
             evidence.as_of, evidence.pull_count, evidence.draw_count
-        FROM arm
-        JOIN experiment ON experiment.uid = arm.experiment AND experiment.deleted_at IS NULL
+        FROM wanted CROSS JOIN experiment CROSS JOIN arm
         LEFT JOIN evidence
             ON evidence.experiment = arm.experiment AND evidence.arm = arm.number AND evidence.node = {mark_}
-        WHERE (arm.experiment, arm.number) IN (VALUES {pairs}){"" if mark_ == "?" else SHARED_LOCK}"""
+        WHERE experiment.uid = wanted.uid AND experiment.deleted_at IS NULL
+            AND arm.experiment = wanted.uid AND arm.number = wanted.number{"" if mark_ == "?" else SHARED_LOCK}"""
 
 
 _COLUMNS = ("epoch", "sums", "as_of", "pull_count", "draw_count", "updated_at", "experiment", "arm", "node")

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -27,6 +27,11 @@ from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, chec
 from multiarm.storage.schema import arm, evidence, experiment, signing_key
 
 T = TypeVar("T")
+
+_spec_decoder = msgspec.json.Decoder(ExperimentSpec)
+_sums_decoder = msgspec.json.Decoder(tuple[float, ...])
+_prior_decoder = msgspec.json.Decoder(Prior)
+_payload_decoder = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +105,9 @@ class Unreadable(Unavailable):
     """Something stored is not what this version writes: damaged, or of a later version. The store itself is well."""
 
 
-def stored(text: str, type_: type[T] | Any, what: str) -> T:
+def stored(text: str, decoder: msgspec.json.Decoder[T], what: str) -> T:
     try:
-        return cast("T", msgspec.json.decode(text, type=type_))
+        return decoder.decode(text)
     except msgspec.DecodeError as error:
         raise Unreadable(
             f"In the database, {what} cannot be read ({error}). "
@@ -111,21 +116,19 @@ def stored(text: str, type_: type[T] | Any, what: str) -> T:
 
 
 def spec_from(row: Row[tuple[object, ...]]) -> ExperimentSpec:
-    spec: ExperimentSpec = stored(row.spec, ExperimentSpec, f"experiment {row.id!r}")
-    return spec
+    return stored(row.spec, _spec_decoder, f"experiment {row.id!r}")
 
 
 def sums_from(text: str, arm_number: int) -> tuple[float, ...]:
-    sums: tuple[float, ...] = stored(text, tuple[float, ...], f"the evidence of arm number {arm_number}")
-    return sums
+    return stored(text, _sums_decoder, f"the evidence of arm number {arm_number}")
 
 
 def arm_from(row: Row[tuple[object, ...]]) -> Arm:
     return Arm(
         row.number,
         row.id,
-        None if row.payload is None else stored(row.payload, Any, f"the payload of arm {row.id!r}"),
-        None if row.prior is None else stored(row.prior, Prior, f"the prior of arm {row.id!r}"),
+        None if row.payload is None else stored(row.payload, _payload_decoder, f"the payload of arm {row.id!r}"),
+        None if row.prior is None else stored(row.prior, _prior_decoder, f"the prior of arm {row.id!r}"),
         row.enabled,
         row.deleted_at is not None,
     )
