@@ -37,12 +37,14 @@ def test_a_foreign_host_is_403(client: httpx.Client, host: str, method: str, pat
     assert client.get("/v1/list").json() == before
 
 
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_a_missing_host_is_403(server: RunningServer, version: bytes) -> None:
+@pytest.mark.parametrize(
+    ("version", "status", "slug"), [(b"1.0", 403, "forbidden-origin"), (b"1.1", 400, "malformed-request")]
+)
+def test_a_missing_host_is_refused(server: RunningServer, version: bytes, status: int, slug: str) -> None:
     answer = server.raw(b"GET /v1/ping HTTP/%b\r\nConnection: close\r\n\r\n" % version)
-    assert answer.status == 403
+    assert answer.status == status
     assert answer.headers["content-type"] == "application/problem+json"
-    assert json.loads(answer.body)["type"] == f"{PROBLEM_PREFIX}forbidden-origin"
+    assert json.loads(answer.body)["type"] == f"{PROBLEM_PREFIX}{slug}"
 
 
 @pytest.mark.parametrize(

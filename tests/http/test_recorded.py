@@ -7,7 +7,7 @@ from typing import Any, cast
 import duckdb
 import pytest
 
-from multiarm.http.protocol import JoinedWrites
+from multiarm.http.transport import JoinedWrites
 from support import RunningServer
 
 DRAW = "/v1/{experiment_id}/draw"

@@ -8,7 +8,7 @@ import pytest
 
 from support import RunningServer
 from wire import HOST, JSON, Wire, get, post, request, transcript
-from wire_servers import shared_server
+from wire_servers import assert_unharmed, shared_server
 
 EXPERIMENT = "two-doors"
 UPDATE = b'{"arm_id": "a", "reward": 1, "key": "k"}'
@@ -32,6 +32,7 @@ class Doors(NamedTuple):
 def doors(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     """Two servers with the same experiment, whose keys have all been used."""
     both = Doors(*(shared_server(lane, pytestconfig, tmp_path_factory) for lane in (True, False)))
+    before = [len(server.log) for server in both]
     for server in both:
         with Wire(server) as wire:
             wire.send(post("/v1/create", {"experiment_id": EXPERIMENT, "arms": ["a", "b"]}))
@@ -39,8 +40,8 @@ def doors(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
             wire.send(post(f"{ROOT}/update_batch", BATCH))
             assert wire.answer().status == 200
     yield both
-    for server in both:
-        assert "Traceback" not in server.log, server.log
+    for server, log_size in zip(both, before, strict=True):
+        assert_unharmed(server, log_size)
 
 
 BASES = [

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 import pytest
-from msgspec import structs
 import sqlalchemy as sa
+from msgspec import structs
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import Busy, ExperimentNotFound, InvalidReward, MultiarmError, StaleEpoch, StoreUnavailable

@@ -56,11 +56,6 @@ class Increment(msgspec.Struct, frozen=True, gc=False):
     unique: bytes | None
     ts: float | None
 
-    @property
-    def caller_key(self) -> str | None:
-        """As it was given, if one was."""
-        return None if self.key is None or self.unique is not None else self.key[2:]
-
 
 @dataclass(slots=True)
 class ExperimentState:

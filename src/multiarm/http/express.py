@@ -70,16 +70,13 @@ class Operation(NamedTuple):
 
 
 class ExpressLane:
-    """Judges heads, remembers the verdicts, and serves what is plain.
+    """Judges heads, remembers the verdicts, and serves what is plain."""
 
-    `record_requests` takes rows for the ledger, as the gate records them.
-    """
-
-    def __init__(self, gate: Gate, record_requests: Callable[[Sequence[tuple[Any, ...]]], None]) -> None:
+    def __init__(self, gate: Gate) -> None:
         settings = gate.services.settings
         self.heads: HeadCache[Plain] = HeadCache(settings.head_cache_limit_heads, settings.head_cache_limit_bytes)
         self._gate = gate
-        self._record_requests = record_requests
+        self._record = gate.record
         self._supervisor = gate.services.supervisor
         self._settings = settings
         template = "/v1/{experiment_id}"
@@ -90,7 +87,6 @@ class ExpressLane:
         }
         self._waiting: list[tuple[Connection, Plain, bytes]] = []
         self._came_at = 0.0
-        self._answered: list[tuple[Plain, int, float]] = []
         self.stamp([])
 
     def stamp(self, first_headers: Sequence[Header]) -> None:
@@ -139,7 +135,7 @@ class ExpressLane:
                 log.exception("answer_failed", route=plain.operation.route)
                 continue
             if status is not None:
-                self._note(plain, status, came_at)
+                self._note(plain, status, now, came_at)
 
     # --- what they get -----------------------------------------------------------------------------------------------
 
@@ -182,7 +178,7 @@ class ExpressLane:
             self._reply(connection, plain, came_at, ACCEPTED if outcome[0] else DUPLICATE)
         else:
             connection.send(self._accepted if outcome[0] else self._duplicate)
-            self._note(plain, 200, came_at)
+            self._note(plain, 200, self._supervisor.clock(), came_at)
 
     def _update_batch(self, connection: Connection, plain: Plain, body: bytes, _now: float) -> None:
         limit = self._settings.batch_limit_updates
@@ -208,22 +204,11 @@ class ExpressLane:
 
     def _reply(self, connection: Connection, plain: Plain, came_at: float, answer: Answer) -> None:
         connection.reply(answer)
-        self._note(plain, answer.status, came_at)
+        self._note(plain, answer.status, self._supervisor.clock(), came_at)
 
-    def _note(self, plain: Plain, status: int, came_at: float) -> None:
-        """For the ledger, at the end of this turn."""
-        if not self._answered:
-            asyncio.get_running_loop().call_soon(self._record)
-        self._answered.append((plain, status, came_at))
-
-    def _record(self) -> None:
-        answered, self._answered = self._answered, []
-        now, end = self._supervisor.clock(), perf_counter()
-        rows = [
-            (now, operation.method, operation.route, status, end - came_at, experiment_id)
-            for (operation, experiment_id, _), status, came_at in answered
-        ]
-        self._record_requests(rows)
+    def _note(self, plain: Plain, status: int, now: float, came_at: float) -> None:
+        operation = plain.operation
+        self._record((now, operation.method, operation.route, status, perf_counter() - came_at, plain.experiment_id))
 
 
 def failed(plain: Plain, error: BaseException) -> Answer:

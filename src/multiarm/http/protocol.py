@@ -100,10 +100,11 @@ class Protocol(HttpToolsProtocol):
         return self._owed and not self._left and not self._refused
 
     def shutdown(self) -> None:
-        """The server stops: close now, or after the answer that is owed."""
+        """The server stops: close now, or after the answer to what has begun to come."""
         self.ending = True
         self._rest = b""
-        if not self._owed:
+        self._settle()
+        if not self._owed and not self._left:
             self.wire.close()
         elif self.cycle is not None:
             self.cycle.keep_alive = False
@@ -154,7 +155,7 @@ class Protocol(HttpToolsProtocol):
                 self._owed, self.at_rest = True, False
                 self._lane.take(self, plain, data[cut:])
                 return
-        if not self._refused and not self.ending:
+        if not self._refused and (self._left or not self.ending):
             self._read(self._rest + data if self._rest else data)
 
     def _read(self, data: bytes) -> None:

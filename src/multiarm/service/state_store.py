@@ -214,23 +214,21 @@ class StateStore:
         """One wake-up of the loop for the whole group."""
 
         def on_loop() -> None:
-            attempt(self._on_rows, rows)
+            try:
+                self._on_rows(rows)
+            except Exception:
+                log.exception("rows_not_shown")
             self._judge(outcomes)
             for reply, outcome in zip(replies, outcomes, strict=True):
-                attempt(reply, outcome)
+                try:
+                    reply(outcome)
+                except Exception:  # what fails for one caller must not keep the others from their answers
+                    log.exception("reply_failed")
 
         try:
             self._loop.call_soon_threadsafe(on_loop)
         except RuntimeError:  # the loop is closed: nobody waits for the answer any more
             log.warning("reply_dropped")
-
-
-def attempt(step: Callable[[T], None], argument: T) -> None:
-    """What fails for one caller must not keep the others of the group from their answers."""
-    try:
-        step(argument)
-    except Exception:
-        log.exception("reply_failed")
 
 
 def settle(future: "asyncio.Future[T]", result: T | BaseException) -> None:

@@ -96,6 +96,7 @@ def _decision_columns(rows: Sequence[DecisionRow]) -> Iterable[Column]:
 
 def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
     times, experiment_ids, uids, epochs, increments, news = zip(*rows, strict=True)
+    uniques = [i.unique for i in increments]
     return (
         times,
         experiment_ids,
@@ -106,8 +107,8 @@ def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
         [i.reward for i in increments],
         [i.evidence_time for i in increments],
         [i.ts for i in increments],
-        [i.caller_key for i in increments],
-        [None if i.unique is None else i.unique.hex() for i in increments],
+        [i.key and i.key[2:] if i.unique is None else None for i in increments],
+        [unique and unique.hex() for unique in uniques] if any(uniques) else uniques,
         [i.propensity for i in increments],
         news,
     )
