@@ -104,6 +104,13 @@ class Server(uvicorn.Server):
                     connection.check_time(now)
         return should_exit
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer whoever still waits when there is no more time."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Protocol):
+                connection.give_up()
+
     def handle_exit(self, sig: int, _frame: object) -> None:
         self._deadline.start()
         super().handle_exit(sig, None)

@@ -11,6 +11,7 @@ Header = tuple[bytes, bytes]
 
 JSON_HEADERS: tuple[Header, ...] = ((b"content-type", b"application/json"),)
 CLOSE: Header = (b"connection", b"close")
+UNREAD = "unread"  # in a request's state: it waits for `100 Continue`, so that nobody knows what it will send next
 NO_STORE: tuple[Header, ...] = (*JSON_HEADERS, (b"cache-control", b"no-store"))
 
 encode = msgspec.json.Encoder().encode
@@ -33,7 +34,8 @@ class Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         scope["state"]["status"] = self.status  # for the ledger
-        await send({"type": "http.response.start", "status": self.status, "headers": self.all_headers})
+        headers = [*self.all_headers, CLOSE] if scope["state"].get(UNREAD) else self.all_headers
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
     @property

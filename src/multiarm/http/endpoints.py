@@ -7,14 +7,14 @@ and that calls the handler with the little it needs.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from litestar import route
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from multiarm.http.answers import Answer
+from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.bodies import read_body
 from multiarm.http.openapi import Documentation, operation_name
 from multiarm.service.supervisor import Supervisor
@@ -61,7 +61,11 @@ class Call:
     async def body(self) -> bytes:
         """The body, empty where there is none; BodyTooLarge or UnsupportedMediaType where it is refused unread."""
         limit_bytes = self.services.settings.body_limit_bytes
-        return await read_body(self._scope["headers"], self._receive, limit_bytes)
+        return await read_body(self._scope["headers"], self._receive_more, limit_bytes)
+
+    async def _receive_more(self) -> Any:
+        self._scope["state"][UNREAD] = False
+        return await self._receive()
 
 
 Handler = Callable[[Call], Awaitable[Answer]]

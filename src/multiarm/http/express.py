@@ -145,14 +145,15 @@ class ExpressLane:
             rendered = decision.share.rendered
             if rendered is None or rendered[0] is not self._first_headers:
                 rendered = self._render(decision)
-            if not connection.ending:
-                connection.send(rendered[1] + decision.token + rendered[2])
-                return 200
-            answer = operations.drawn(decision)
         except Exception as error:
             answer = failed(plain, error)
-        connection.reply(answer)
-        return answer.status
+            connection.reply(answer)
+            return answer.status
+        if connection.ending:
+            connection.reply(operations.drawn(decision))
+        else:
+            connection.send(rendered[1] + decision.token + rendered[2])
+        return 200
 
     def _render(self, decision: Decision) -> tuple[Sequence[Header], bytes, bytes]:
         """What comes before and after the decision_id, all that changes from draw to draw within a second."""

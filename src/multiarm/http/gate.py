@@ -10,7 +10,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound, Stopping
-from multiarm.http.answers import Answer
+from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.endpoints import Services
 from multiarm.http.problems import problem
 
@@ -45,6 +45,7 @@ class Gate:
         start, now = time.perf_counter(), self.clock()
         state = scope["state"]
         state["services"] = self.services
+        state[UNREAD] = any(name == b"expect" for name, _ in scope["headers"])
         status = 500  # where nothing is answered
         try:
             await (self._refusal(scope) or self.app)(scope, receive, send)

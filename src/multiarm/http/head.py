@@ -40,7 +40,7 @@ class Head:
         if self.method == b"CONNECT":
             return answer(501, "not-implemented", "Not implemented", "This server is no proxy.")
         if self.codings not in CODINGS:
-            return answer(501, "not-implemented", "Not implemented", "The only Transfer-Encoding here is `chunked`.")
+            return malformed("The only Transfer-Encoding here is `chunked`.")
         if self.codings and self.version == "1.0":
             return malformed("HTTP/1.0 has no Transfer-Encoding; send Content-Length.")
         if self.hosts > 1 or (self.hosts == 0 and self.version == "1.1"):
@@ -52,7 +52,9 @@ class Head:
         if self.target.startswith(b"/") or self.target == b"*":
             return
         url = httptools.parse_url(self.target)
-        host = url.host if url.port is None else b"%b:%d" % (url.host, url.port)
+        host = b"[%b]" % url.host if b":" in url.host else url.host
+        if url.port is not None:
+            host = b"%b:%d" % (host, url.port)
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         self.headers.append((b"host", host))
         self.target = (url.path or b"/") + (b"" if url.query is None else b"?" + url.query)

@@ -9,18 +9,20 @@ and stopping waits for what is owed.
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from multiarm.http.answers import Answer
 from multiarm.http.express import ExpressLane, Plain
-from multiarm.http.gate import UNMATCHED, Gate
+from multiarm.http.gate import STOPPED, UNMATCHED, Gate
 from multiarm.http.head import CHUNKED, Head, malformed
-from multiarm.http.problems import answer
+from multiarm.http.problems import answer, problem
 from multiarm.http.transport import JoinedWrites
 from multiarm.settings import Settings
 
@@ -53,6 +55,18 @@ class Config(uvicorn.Config):
         }
 
 
+class Flow(FlowControl):
+    """uvicorn resumes reading whenever the application asks for a body; here only while nothing is `held` back."""
+
+    def __init__(self, transport: asyncio.Transport, held: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._held = held
+
+    def resume_reading(self) -> None:
+        if not self._held():
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. `at_rest`: it is open, and nothing is being read, owed or refused on it. `ending`: it closes
     after the answer that is owed.
@@ -74,12 +88,15 @@ class Protocol(HttpToolsProtocol):
         self.served = True  # since the last look at the clock
         self._state: State = "idle"
         self._since = 0.0
+        self._preview: httptools.HttpRequestParser | None = None
+        self._previewed = 0
         self._rest = b""  # came too early, or is a part of a head
         self._left = 0  # bytes of the body still to come, or CHUNKED
         self._plain: Plain | None = None
         self._parts: list[bytes] = []
         self._owed = False
         self.ending = False
+        self._half_closed = False
         self._refused = False
 
     # --- the connection -------------------------------------------------------------------------------------------
@@ -88,6 +105,7 @@ class Protocol(HttpToolsProtocol):
         self.wire = cast("asyncio.Transport", transport)
         self._joined = JoinedWrites(self.wire, self.loop)
         super().connection_made(cast("asyncio.Transport", self._joined))
+        self.flow = Flow(self.wire, lambda: bool(self._rest) and self._must_wait)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.at_rest = False
@@ -96,7 +114,7 @@ class Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> Any:
         """Half-closed: the answer still goes out."""
-        self.ending = True
+        self.ending = self._half_closed = True
         return self._owed and not self._left and not self._refused
 
     def shutdown(self) -> None:
@@ -181,8 +199,8 @@ class Protocol(HttpToolsProtocol):
         self.at_rest = not (self._rest or self._left or self.ending or self._must_wait)
         if self._rest and self._must_wait:
             self.flow.pause_reading()
-        elif not self._left and not self.wire.is_closing():
-            self.flow.resume_reading()
+        elif (self._plain is not None or not self._left) and not self.wire.is_closing():
+            self.flow.resume_reading()  # the body of a request to the application is read as that asks for it
 
     def _read_head(self, data: bytes, at: int) -> int:
         end = data.find(END_OF_HEAD, at)
@@ -192,11 +210,20 @@ class Protocol(HttpToolsProtocol):
             self._refuse(answer(431, "head-too-large", "Head too large", detail))
             return 0
         if end < 0:
+            self._look_at(data[at:])
             return 0
+        self._preview = None
         self._head = data[at : at + size]
         self.served = True
         self.parser.feed_data(UPGRADE.sub(IGNORED, self._head))
         return size
+
+    def _look_at(self, part: bytes) -> None:
+        """A part of a head goes through a parser of its own, to refuse at once what cannot become one."""
+        if self._preview is None:
+            self._preview, self._previewed = httptools.HttpRequestParser(object()), 0
+        self._preview.feed_data(part[self._previewed :])
+        self._previewed = len(part)
 
     def _read_body(self, data: bytes, at: int) -> int:
         """A chunked body ends with an empty line: what is fed at a time ends there, or holds what was cut from one."""
@@ -226,6 +253,8 @@ class Protocol(HttpToolsProtocol):
             self._plain = self._lane.judge(head)
         if self._plain is None:
             self._owed = True
+            if head.version == "1.0":
+                self.expect_100_continue = False
             super().on_headers_complete()
             if head.version == "1.0" and self.parser.should_keep_alive():
                 self.cycle.keep_alive = True
@@ -269,7 +298,7 @@ class Protocol(HttpToolsProtocol):
     def _answered(self) -> None:
         self._owed = False
         self.served = True
-        if self._rest or self.ending or self.flow.write_paused:
+        if self._rest or self._left or self.ending or self.flow.write_paused:
             self._go_on()
         else:
             self.at_rest = True
@@ -277,14 +306,21 @@ class Protocol(HttpToolsProtocol):
     def _go_on(self) -> None:
         data, self._rest = self._rest, b""
         self._read(data)
-        if self.ending and not self._owed and not self._refused:
+        if self.ending and not self._refused and (self._half_closed if self._left else not self._owed):
             self.wire.close()
+
+    def give_up(self) -> None:
+        """The server has no more time: what the lane still owes gets the answer that nobody knows what became of it."""
+        if self._owed and (self.cycle is None or self.cycle.response_complete):
+            self.reply(problem(STOPPED))
 
     def _refuse(self, refusal: Answer) -> None:
         """Answer what cannot be read as a request, and read no more of it.
 
         The client may still be sending; to close at once would take the answer from it.
         """
+        if self._refused:
+            return
         gate, cycle = self._settings.gate, self.cycle
         in_app = cycle is not None and not cycle.response_complete
         if in_app:
