@@ -194,13 +194,18 @@ def ask(server: RunningServer, data: bytes, method: str = "GET") -> Answer:
         return wire.answer(method)
 
 
+def blanked(said: bytes) -> bytes:
+    """Without what is left to chance and time."""
+    return _CHANCE.sub(b"*", said)
+
+
 def transcript(server: RunningServer, *pieces: bytes) -> bytes:
     """All that the server says to these pieces and the end of sending; what is left to chance is blanked."""
     with Wire(server) as wire:
         with suppress(BrokenPipeError, ConnectionResetError):
             wire.send(*pieces)
             wire.half_close()
-        said = _CHANCE.sub(b"*", wire.rest())
+        said = blanked(wire.rest())
     said = _ALLOW.sub(lambda allow: b", ".join(sorted(allow.group().split(b", "))), said)
     return said.replace(b"connection: close\r\n", b"")  # said where the end was seen before the answer was there
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 
 SECONDS_A_DAY = 86_400
 BACKLOG_CONNECTIONS = 2048
+MOST_OPEN_FILES = 1 << 20
 TICKS_A_SECOND = 10  # of uvicorn's main loop
 TICKS_A_TIMEOUT_CHECK = 5
 FLUSH_RESERVE_S = 3  # of the time to stop, for the store and the ledger after the last request
@@ -120,6 +122,7 @@ def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: 
     """Run until SIGTERM or SIGINT. StartError where it cannot start."""
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    allow_many_connections()
     pa.set_memory_pool(pa.system_memory_pool())  # its own pool keeps more than it uses
     with (
         contextlib.closing(bound_socket(settings.host, settings.port)) as listener,
@@ -252,6 +255,14 @@ def server_config(gate: Gate, lane: ExpressLane | None, settings: Settings) -> C
         timeout_graceful_shutdown=max(int(settings.shutdown_timeout_s) - FLUSH_RESERVE_S, 1),
         backlog=BACKLOG_CONNECTIONS,
     )
+
+
+def allow_many_connections() -> None:
+    """Shells give a process 1,024 open files, for old programs' sake; it may have as many as the hard limit says."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

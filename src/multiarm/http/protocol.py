@@ -9,12 +9,10 @@ and stopping waits for what is owed.
 
 import asyncio
 import re
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -23,7 +21,7 @@ from multiarm.http.express import ExpressLane, Plain
 from multiarm.http.gate import STOPPED, UNMATCHED, Gate
 from multiarm.http.head import CHUNKED, Head, malformed
 from multiarm.http.problems import answer, problem
-from multiarm.http.transport import JoinedWrites
+from multiarm.http.transport import Flow, JoinedWrites
 from multiarm.settings import Settings
 
 END_OF_HEAD = b"\r\n\r\n"
@@ -53,18 +51,6 @@ class Config(uvicorn.Config):
             "unread answer": settings.answer_timeout_s,
             "refused": LINGER_S,
         }
-
-
-class Flow(FlowControl):
-    """uvicorn resumes reading whenever the application asks for a body; here only while nothing is `held` back."""
-
-    def __init__(self, transport: asyncio.Transport, held: Callable[[], bool]) -> None:
-        super().__init__(transport)
-        self._held = held
-
-    def resume_reading(self) -> None:
-        if not self._held():
-            super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):

@@ -1,11 +1,17 @@
-"""Answers in one piece: uvicorn writes head and body apart, and each write costs a system call."""
+"""What stands between uvicorn and the transport: answers leave in one piece, and reading stops where it must."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class JoinedWrites:
-    """A transport that sends what is written within one turn of the loop at its end, or at `flush`, at once."""
+    """A transport that sends what is written within one turn of the loop at its end, or at `flush`, at once.
+
+    uvicorn writes head and body apart, and each write costs a system call.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -30,3 +36,15 @@ class JoinedWrites:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+class Flow(FlowControl):
+    """uvicorn resumes reading whenever the application asks for a body; here only while nothing is `held` back."""
+
+    def __init__(self, transport: asyncio.Transport, held: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._held = held
+
+    def resume_reading(self) -> None:
+        if not self._held():
+            super().resume_reading()
