@@ -20,6 +20,7 @@ from multiarm.http.answers import Answer
 from multiarm.http.express import ExpressLane, Plain
 from multiarm.http.gate import STOPPED, UNMATCHED, Gate
 from multiarm.http.head import CHUNKED, Head, malformed
+from multiarm.http.head_cache import LARGEST_HEAD_BYTES
 from multiarm.http.problems import answer, problem
 from multiarm.http.transport import Flow, JoinedWrites
 from multiarm.settings import Settings
@@ -150,8 +151,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.at_rest:
-            plain = self._known.get(data)
             cut = len(data)
+            plain = self._known.get(data) if cut <= LARGEST_HEAD_BYTES else None
             if plain is None:
                 cut = data.find(END_OF_HEAD) + 4
                 plain = self._known.get(data[:cut])

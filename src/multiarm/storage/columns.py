@@ -96,7 +96,6 @@ def _decision_columns(rows: Sequence[DecisionRow]) -> Iterable[Column]:
 
 def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
     times, experiment_ids, uids, epochs, increments, news = zip(*rows, strict=True)
-    uniques = [i.unique for i in increments]
     return (
         times,
         experiment_ids,
@@ -108,17 +107,19 @@ def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
         [i.evidence_time for i in increments],
         [i.ts for i in increments],
         [i.key and i.key[2:] if i.unique is None else None for i in increments],
-        [unique and unique.hex() for unique in uniques] if any(uniques) else uniques,
+        [i.unique and i.unique.hex() for i in increments],
         [i.propensity for i in increments],
         news,
     )
 
 
 def _array(field: Any, values: Column) -> Any:
-    if field.type == _TIME:
-        array = _times(values)
-    elif isinstance(values, pa.Array):
+    if isinstance(values, pa.Array):
         array = values
+    elif field.nullable and isinstance(values, list) and values.count(None) == len(values):
+        array = pa.nulls(len(values), field.type)  # the many columns of a plain reward that say nothing
+    elif field.type == _TIME:
+        array = _times(values)
     else:
         array = pa.array(values, type=field.type)
     if array.null_count and not field.nullable:
