@@ -86,8 +86,9 @@ class TestRecording:
         accountant = accountant_of(Ledger(tmp_path), mailbox_size_rows=3)
         for number in range(5):
             accountant.record_reward(reward(number))
-        for number in range(7):
-            accountant.record_request(request(number))
+        accountant.record_requests([request(number) for number in range(2)])
+        accountant.record_requests([request(number) for number in range(2, 6)])
+        accountant.record_requests([request(6)])
         assert accountant.dropped == {"decisions": 0, "rewards": 2, "requests": 4}
         with capture_logs() as logs:
             accountant.start()
@@ -116,8 +117,10 @@ class TestRecording:
         sent = [request(number) for number in range(200_000)]
 
         def send() -> None:
-            for row in sent:
+            for row in sent[:150_000]:
                 tray.put(row)
+            for start in range(150_000, 200_000, 10):
+                tray.put_all(sent[start : start + 10])
 
         interval_s = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)

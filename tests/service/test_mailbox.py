@@ -1,5 +1,4 @@
 import threading
-import time
 
 import pytest
 
@@ -61,63 +60,3 @@ class TestMailbox:
             mailbox.put("a")
         thread.join(10)
         assert taken == [[]] if closing else [["a"]]
-
-
-class TestGather:
-    """What takes can wait for company."""
-
-    def gathering(self, mailbox: Mailbox[str], weight: int, timeout_s: float) -> tuple[threading.Thread, list[float]]:
-        took: list[float] = []
-
-        def gather() -> None:
-            start = time.monotonic()
-            mailbox.gather(weight, timeout_s)
-            took.append(time.monotonic() - start)
-
-        thread = threading.Thread(target=gather)
-        thread.start()
-        return thread, took
-
-    def test_it_ends_when_enough_is_there(self) -> None:
-        mailbox: Mailbox[str] = Mailbox(100)
-        thread, took = self.gathering(mailbox, 5, 60)
-        for _ in range(4):
-            mailbox.put("a")
-        thread.join(0.05)
-        assert thread.is_alive()
-        mailbox.put("a")
-        thread.join(10)
-        assert took
-        assert took[0] < 10
-        assert mailbox.take(10) == ["a"] * 5
-
-    def test_it_ends_when_time_is_up(self) -> None:
-        mailbox: Mailbox[str] = Mailbox(100)
-        mailbox.put("a")
-        thread, took = self.gathering(mailbox, 5, 0.05)
-        thread.join(10)
-        assert 0.04 < took[0] < 5
-        assert mailbox.take(10) == ["a"]
-
-    def test_it_ends_when_the_mailbox_is_closed(self) -> None:
-        mailbox: Mailbox[str] = Mailbox(100)
-        thread, took = self.gathering(mailbox, 5, 60)
-        mailbox.close()
-        thread.join(10)
-        assert took
-        assert took[0] < 10
-
-    def test_without_time_or_with_enough_there_it_does_not_wait(self) -> None:
-        mailbox: Mailbox[str] = Mailbox(100)
-        mailbox.gather(5, -1.0)
-        mailbox.put("a", 5)
-        mailbox.gather(5, 60)
-        assert mailbox.take(10) == ["a"]
-
-    def test_what_came_without_a_wake_up_is_taken_at_the_next(self) -> None:
-        mailbox: Mailbox[str] = Mailbox(100)
-        mailbox.put("a", wake=False)
-        mailbox.gather(1, 0)
-        mailbox.put("b", wake=False)
-        mailbox.wake()
-        assert mailbox.take(10) == ["a", "b"]

@@ -20,6 +20,7 @@ import re
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from itertools import groupby
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -70,13 +71,13 @@ class Operation(NamedTuple):
 
 
 class ExpressLane:
-    """Judges heads, remembers the verdicts, and serves what is plain."""
+    """Judges heads, remembers the verdicts, and serves what is plain. `record` takes rows for the ledger."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, record: Callable[[Sequence[tuple[Any, ...]]], None]) -> None:
         settings = gate.services.settings
         self.heads: HeadCache[Plain] = HeadCache(settings.head_cache_limit_heads, settings.head_cache_limit_bytes)
         self._gate = gate
-        self._record = gate.record
+        self._record = record
         self._supervisor = gate.services.supervisor
         self._settings = settings
         template = "/v1/{experiment_id}"
@@ -127,7 +128,7 @@ class ExpressLane:
     def _serve(self) -> None:
         waiting, self._waiting = self._waiting, []
         now = self._supervisor.clock()
-        came_at = self._came_at
+        answered: list[tuple[Plain, int]] = []
         for connection, plain, body in waiting:
             try:
                 status = plain.operation.serve(connection, plain, body, now)
@@ -135,7 +136,9 @@ class ExpressLane:
                 log.exception("answer_failed", route=plain.operation.route)
                 continue
             if status is not None:
-                self._note(plain, status, now, came_at)
+                answered.append((plain, status))
+        for (plain, status), same in groupby(answered):
+            self._note(plain, status, now, self._came_at, sum(1 for _ in same))
 
     # --- what they get -----------------------------------------------------------------------------------------------
 
@@ -207,9 +210,11 @@ class ExpressLane:
         connection.reply(answer)
         self._note(plain, answer.status, self._supervisor.clock(), came_at)
 
-    def _note(self, plain: Plain, status: int, now: float, came_at: float) -> None:
+    def _note(self, plain: Plain, status: int, now: float, came_at: float, count: int = 1) -> None:
+        """For the ledger: `count` requests that came and were answered in the same turn are told by the same row."""
         operation = plain.operation
-        self._record((now, operation.method, operation.route, status, perf_counter() - came_at, plain.experiment_id))
+        row = (now, operation.method, operation.route, status, perf_counter() - came_at, plain.experiment_id)
+        self._record([row] * count)
 
 
 def failed(plain: Plain, error: BaseException) -> Answer:

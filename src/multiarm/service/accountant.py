@@ -6,7 +6,7 @@ kept are dropped, counted and reported.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -60,6 +60,7 @@ class Accountant:
         self.record_decision: Callable[[DecisionRow], None] = decisions.put
         self.record_reward: Callable[[RewardRow], None] = rewards.put
         self.record_request: Callable[[RequestRow], None] = requests.put
+        self.record_requests: Callable[[Sequence[RequestRow]], None] = requests.put_all
         self._books = (Book("decisions", decisions), Book("rewards", rewards), Book("requests", requests))
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
@@ -171,6 +172,12 @@ class Tray(Generic[RowT]):
             rows.append(row)
         else:
             self.overflow_count += 1
+
+    def put_all(self, rows: Sequence[RowT]) -> None:
+        """Leave as many as there is room for; the last are dropped and counted."""
+        room = max(self.limit_rows - len(self._rows), 0)
+        self._rows.extend(rows[:room])
+        self.overflow_count += len(rows[room:])
 
     def take(self) -> list[RowT]:
         """All that is there; a row that arrives meanwhile stays for the next time."""

@@ -22,7 +22,6 @@ class Mailbox(Generic[M]):
         self._taken_weight = 0
         self._changed = Condition()
         self._awake = False
-        self._wanted = 0
         self._closed = False
 
     @property
@@ -46,15 +45,7 @@ class Mailbox(Generic[M]):
         """Let the other thread look."""
         with self._changed:
             self._awake = True
-            if self.waiting >= self._wanted:
-                self._changed.notify()
-
-    def gather(self, weight: int, timeout_s: float) -> None:
-        """Wait until so much is there, but not for long: few large takes cost less than many small ones."""
-        with self._changed:
-            self._wanted = weight
-            self._changed.wait_for(lambda: self.waiting >= weight or self._closed, timeout_s)
-            self._wanted = 0
+            self._changed.notify()
 
     def take(self, limit: int) -> list[M]:
         """Wait for messages; as many as weigh `limit` together, one at least. Empty once closed and drained."""

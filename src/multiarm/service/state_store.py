@@ -22,10 +22,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 UNAVAILABLE_S = 5.0
-# A commit costs as much as fifty rewards. Where many come, the next group begins when as many are there again, or after
-# this long: half the commits, and answers 2 ms later at most.
-GATHERED_FROM = 8
-GROUP_INTERVAL_S = 0.002
 
 ShownRows = dict[int, tuple[int, dict[int, Row]]]
 Reply = Callable[[Any], None]
@@ -126,15 +122,12 @@ class StateStore:
 
     def _run(self) -> None:
         while messages := self._mailbox.take(self._group_limit):
-            began_at = time.monotonic()
             for is_update, group in groupby(messages, key=lambda message: isinstance(message, UpdateMessage)):
                 if is_update:
                     self._commit_group([message for message in group if isinstance(message, UpdateMessage)])
                 else:
                     for message in group:
                         self._work(message)
-            if len(messages) >= GATHERED_FROM:
-                self._mailbox.gather(len(messages), began_at + GROUP_INTERVAL_S - time.monotonic())
         if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
