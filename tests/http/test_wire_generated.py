@@ -37,7 +37,9 @@ HEADER = st.sampled_from(
         "Connection: keep-alive",
         "Connection: Upgrade, HTTP2-Settings",
         "Upgrade: h2c",
+        "Connection: close",
         "Cookie: a=b",
+        "Expect: something",
         "Host: evil.example",
         "Origin: http://evil.example",
         "Origin: http://localhost",
@@ -52,9 +54,14 @@ EXPERIMENT = st.sampled_from([ROOT, ROOT, ROOT, "/v1/nobody", "/v1/%67enerated",
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     method = draw(st.sampled_from(["GET", "POST", "POST", "PUT", "OPTIONS"]))
-    lines = [f"{method} {draw(EXPERIMENT)}/{draw(OPERATION)} HTTP/1.1", HOST, *draw(st.lists(HEADER, max_size=4))]
+    target = f"{draw(st.sampled_from(['', '', '', 'http://localhost']))}{draw(EXPERIMENT)}/{draw(OPERATION)}"
+    version = draw(st.sampled_from(["1.1", "1.1", "1.1", "1.0"]))
+    lines = [f"{method} {target} HTTP/{version}", HOST, *draw(st.lists(HEADER, max_size=4))]
     body = draw(BYTES) if method != "GET" or draw(st.booleans()) else b""
-    if body or draw(st.booleans()):
+    if body and draw(st.integers(0, 4)) == 0:
+        lines.append("Transfer-Encoding: chunked")
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    elif body or draw(st.booleans()):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -67,11 +74,15 @@ class Door:
         self._wire = Wire(server)
 
     def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        self._wire.send(request)
-        answer = self._wire.answer()
-        if answer.headers.get("connection") == "close":
-            self._wire.socket.close()
-            self._wire = Wire(self._server)
+        keep = False
+        try:
+            self._wire.send(request)
+            answer = self._wire.answer()
+            keep = answer.headers.get("connection") != "close"
+        finally:
+            if not keep:
+                self._wire.socket.close()
+                self._wire = Wire(self._server)
         return told(answer)
 
     def close(self) -> None:

@@ -40,13 +40,14 @@ from multiarm.http.problems import problem, unexpected
 log = structlog.get_logger()
 
 TARGET = re.compile(rb"/v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(draw|update|update_batch)")
-NEVER_TWICE = re.compile(rb"cookie|baggage|b3|date|idempotency-key|.*(request|correlation|trace|span).*")
+NEVER_TWICE = re.compile(rb"cookie|baggage|b3|x-b3-.*|date|idempotency-key|.*(trace|span).*|.*(request|correlation)-id")
 
 
 class Connection(typing.Protocol):
     """What the lane needs of a connection. ending: its answer must say that it closes, so that no bytes are ready."""
 
     ending: bool
+    wire: asyncio.Transport
     tasks: set[asyncio.Task[None]]
 
     def send(self, answer: bytes) -> None: ...
@@ -62,12 +63,19 @@ class Plain(NamedTuple):
     content_length: int
 
 
+class Turn(NamedTuple):
+    """One turn of the event loop. now: seconds since the epoch; came_at: by the monotonic clock, the first request."""
+
+    now: float
+    came_at: float
+
+
 class Operation(NamedTuple):
     """`serve` answers, and returns the status; or None where the answer comes later."""
 
     method: str
     route: str
-    serve: Callable[[Connection, Plain, bytes, float], int | None]
+    serve: Callable[[Connection, Plain, bytes, Turn], int | None]
 
 
 class ExpressLane:
@@ -100,7 +108,7 @@ class ExpressLane:
     def judge(self, head: Head) -> Plain | None:
         """What a head means, or None where it is for the application."""
         target = TARGET.fullmatch(head.target)
-        if target is None or head.version != "1.1" or self._gate.foreign(head.headers) is not None:
+        if target is None or head.version != "1.1" or head.expects or self._gate.foreign(head.headers) is not None:
             return None
         experiment_id, verb = target.groups()
         operation = self._operations.get((head.method, verb))
@@ -109,9 +117,7 @@ class ExpressLane:
         return Plain(operation, experiment_id.decode(), head.body_length)
 
     def _has_body(self, head: Head) -> bool:
-        headers = dict(head.headers)
-        within_limit = 0 < head.body_length <= self._settings.body_limit_bytes
-        return within_limit and is_json(headers) and b"expect" not in headers
+        return 0 < head.body_length <= self._settings.body_limit_bytes and is_json(dict(head.headers))
 
     def admit(self, head: bytes, meaning: Plain, headers: Sequence[Header]) -> None:
         """Remember a head, unless it is one of a kind: with a request's id, a trace or a cookie in it."""
@@ -127,24 +133,25 @@ class ExpressLane:
 
     def _serve(self) -> None:
         waiting, self._waiting = self._waiting, []
-        now = self._supervisor.clock()
+        turn = Turn(self._supervisor.clock(), self._came_at)
         answered: list[tuple[Plain, int]] = []
         for connection, plain, body in waiting:
             try:
-                status = plain.operation.serve(connection, plain, body, now)
+                status = plain.operation.serve(connection, plain, body, turn)
             except Exception:  # what fails for one must not keep the others from their answers
                 log.exception("answer_failed", route=plain.operation.route)
+                connection.wire.abort()
                 continue
             if status is not None:
                 answered.append((plain, status))
         for (plain, status), same in groupby(answered):
-            self._note(plain, status, now, self._came_at, sum(1 for _ in same))
+            self._note(plain, status, turn, sum(1 for _ in same))
 
     # --- what they get -----------------------------------------------------------------------------------------------
 
-    def _draw(self, connection: Connection, plain: Plain, _body: bytes, now: float) -> int:
+    def _draw(self, connection: Connection, plain: Plain, _body: bytes, turn: Turn) -> int:
         try:
-            decision = self._supervisor.draw(plain.experiment_id, now)
+            decision = self._supervisor.draw(plain.experiment_id, turn.now)
             rendered = decision.share.rendered
             if rendered is None or rendered[0] is not self._first_headers:
                 rendered = self._render(decision)
@@ -164,34 +171,33 @@ class ExpressLane:
         decision.share.rendered = rendered = self._first_headers, before, after
         return rendered
 
-    def _update(self, connection: Connection, plain: Plain, body: bytes, now: float) -> None:
+    def _update(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         if self._supervisor.in_doubt:  # then it takes more than one step
-            self._serve_later(connection, plain, operations.update(self._supervisor, plain.experiment_id, body))
+            self._serve_later(connection, plain, turn, operations.update(self._supervisor, plain.experiment_id, body))
             return
-        reply = partial(self._counted, connection, plain, self._came_at)
+        reply = partial(self._counted, connection, plain, turn)
         try:
             experiment = self._supervisor.experiment(plain.experiment_id)
-            self._supervisor.submit(experiment, operations.decode_update(body), now, reply)
+            self._supervisor.submit(experiment, operations.decode_update(body), turn.now, reply)
         except Exception as error:
             reply(error)
 
-    def _counted(self, connection: Connection, plain: Plain, came_at: float, outcome: list[bool] | Exception) -> None:
+    def _counted(self, connection: Connection, plain: Plain, turn: Turn, outcome: list[bool] | Exception) -> None:
         if isinstance(outcome, Exception):
-            self._reply(connection, plain, came_at, failed(plain, outcome))
+            self._reply(connection, plain, turn, failed(plain, outcome))
         elif connection.ending:
-            self._reply(connection, plain, came_at, ACCEPTED if outcome[0] else DUPLICATE)
+            self._reply(connection, plain, turn, ACCEPTED if outcome[0] else DUPLICATE)
         else:
             connection.send(self._accepted if outcome[0] else self._duplicate)
-            self._note(plain, 200, self._supervisor.clock(), came_at)
+            self._note(plain, 200, turn)
 
-    def _update_batch(self, connection: Connection, plain: Plain, body: bytes, _now: float) -> None:
+    def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         limit = self._settings.batch_limit_updates
         batch = operations.update_batch(self._supervisor, plain.experiment_id, body, limit)
-        self._serve_later(connection, plain, batch)
+        self._serve_later(connection, plain, turn, batch)
 
-    def _serve_later(self, connection: Connection, plain: Plain, work: Coroutine[Any, Any, Answer]) -> None:
+    def _serve_later(self, connection: Connection, plain: Plain, turn: Turn, work: Coroutine[Any, Any, Answer]) -> None:
         """Answer when `work` is done; uvicorn cancels it where stopping takes too long."""
-        came_at = self._came_at
 
         async def run() -> None:
             try:
@@ -200,20 +206,20 @@ class ExpressLane:
                 answer = problem(STOPPED)
             except Exception as error:
                 answer = failed(plain, error)
-            self._reply(connection, plain, came_at, answer)
+            self._reply(connection, plain, turn, answer)
 
         task = asyncio.get_running_loop().create_task(run())
         connection.tasks.add(task)
         task.add_done_callback(connection.tasks.discard)
 
-    def _reply(self, connection: Connection, plain: Plain, came_at: float, answer: Answer) -> None:
+    def _reply(self, connection: Connection, plain: Plain, turn: Turn, answer: Answer) -> None:
         connection.reply(answer)
-        self._note(plain, answer.status, self._supervisor.clock(), came_at)
+        self._note(plain, answer.status, turn)
 
-    def _note(self, plain: Plain, status: int, now: float, came_at: float, count: int = 1) -> None:
+    def _note(self, plain: Plain, status: int, turn: Turn, count: int = 1) -> None:
         """For the ledger: `count` requests that came and were answered in the same turn are told by the same row."""
         operation = plain.operation
-        row = (now, operation.method, operation.route, status, perf_counter() - came_at, plain.experiment_id)
+        row = (turn.now, operation.method, operation.route, status, perf_counter() - turn.came_at, plain.experiment_id)
         self._record([row] * count)
 
 

@@ -45,7 +45,7 @@ class Gate:
         start, now = time.perf_counter(), self.clock()
         state = scope["state"]
         state["services"] = self.services
-        state[UNREAD] = any(name == b"expect" for name, _ in scope["headers"])
+        state[UNREAD] = scope["http_version"] == "1.1" and any(name == b"expect" for name, _ in scope["headers"])
         status = 500  # where nothing is answered
         try:
             await (self._refusal(scope) or self.app)(scope, receive, send)

@@ -14,7 +14,7 @@ CODINGS: tuple[list[bytes], ...] = ([], [b"chunked"])  # of a body on its way
 class Head:
     """A request's method, target and headers, names in lower case. body_length: in bytes, or CHUNKED."""
 
-    __slots__ = ("body_length", "codings", "headers", "hosts", "method", "target", "version")
+    __slots__ = ("body_length", "codings", "expects", "headers", "hosts", "method", "target", "version")
 
     def __init__(self, method: bytes, target: bytes, headers: list[Header], version: str) -> None:
         self.method = method
@@ -24,6 +24,7 @@ class Head:
         self.hosts = 0
         self.codings: list[bytes] = []
         self.body_length = 0
+        self.expects = False
         for name, value in headers:
             if name == b"host":
                 self.hosts += 1
@@ -32,6 +33,8 @@ class Head:
             elif name == b"transfer-encoding":
                 self.codings.append(value.strip().lower())
                 self.body_length = CHUNKED
+            elif name == b"expect":
+                self.expects = True
 
     def objection(self) -> Answer | None:
         """The refusal of a request that the parser lets through and HTTP does not."""

@@ -21,11 +21,12 @@ from multiarm.http.express import ExpressLane, Plain
 from multiarm.http.gate import STOPPED, UNMATCHED, Gate
 from multiarm.http.head import CHUNKED, Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
-from multiarm.http.problems import answer, problem
+from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.transport import Flow, JoinedWrites
 from multiarm.settings import Settings
 
 END_OF_HEAD = b"\r\n\r\n"
+EMPTY_LINES = re.compile(rb"[\r\n]*")  # before a request mean nothing
 LINGER_S = 1.0  # how long a refused client may read why, before the connection goes
 UNKNOWN_METHOD = "?"
 
@@ -73,12 +74,14 @@ class Protocol(HttpToolsProtocol):
         self._known = {} if config.lane is None else config.lane.heads.known
         self.at_rest = True
         self.served = True  # since the last look at the clock
-        self._state: State = "idle"
+        self._state: tuple[State, int] = ("idle", 0)
         self._since = 0.0
         self._preview: httptools.HttpRequestParser | None = None
         self._previewed = 0
         self._rest = b""  # came too early, or is a part of a head
         self._left = 0  # bytes of the body still to come, or CHUNKED
+        self._trailer_bytes = 0  # and chunk extensions: what of a body is no data
+        self._head_read = False
         self._plain: Plain | None = None
         self._parts: list[bytes] = []
         self._owed = False
@@ -124,14 +127,16 @@ class Protocol(HttpToolsProtocol):
 
     def check_time(self, now: float) -> None:
         """Called every half second: end what has waited too long."""
-        state = self._waits_for()
-        if state != self._state or self.served:
-            self._state, self._since, self.served = state, now, False
+        state, unsent_bytes = self._waits_for(), self.wire.get_write_buffer_size()
+        if unsent_bytes and not self._refused:
+            state = "unread answer"
+        if (state, unsent_bytes) != self._state or self.served:
+            self._state, self._since, self.served = (state, unsent_bytes), now, False
         elif now - self._since > self._settings.timeouts_s[state]:
-            if state in ("head", "body"):
+            if state == "head" or (state == "body" and (self._owed or self._plain is not None)):
                 detail = f"The {state} was not there within {self._settings.timeouts_s[state]:g} s ({state}_timeout_s)."
                 self._refuse(answer(408, "request-timeout", "Request timeout", detail))
-            elif state == "unread answer":
+            elif state in ("unread answer", "refused"):
                 self.wire.abort()
             else:
                 self.wire.close()
@@ -171,7 +176,7 @@ class Protocol(HttpToolsProtocol):
                 taken = self._read_body(data, at) if self._left else self._read_head(data, at)
                 at += taken
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._refuse(malformed(error))
+            self._refuse(parse_failure(error))
         if not self._refused:
             self._rest = data[at:]
         self._settle()
@@ -186,23 +191,27 @@ class Protocol(HttpToolsProtocol):
         self.at_rest = not (self._rest or self._left or self.ending or self._must_wait)
         if self._rest and self._must_wait:
             self.flow.pause_reading()
-        elif (self._plain is not None or not self._left) and not self.wire.is_closing():
+        elif not (self._left and self._owed) and not self.wire.is_closing():
             self.flow.resume_reading()  # the body of a request to the application is read as that asks for it
 
     def _read_head(self, data: bytes, at: int) -> int:
-        end = data.find(END_OF_HEAD, at)
+        empty = EMPTY_LINES.match(data, at)
+        if empty is not None and empty.end() > at:
+            return empty.end() - at
+        end = data.find(END_OF_HEAD, at + max(self._previewed - 3, 0))
         size = (len(data) if end < 0 else end + 4) - at
         if size > self._settings.head_limit_bytes:
-            detail = f"The head of a request may have {self._settings.head_limit_bytes:,} bytes (head_limit_bytes)."
-            self._refuse(answer(431, "head-too-large", "Head too large", detail))
+            self._refuse(self._head_too_large())
             return 0
         if end < 0:
             self._look_at(data[at:])
             return 0
-        self._preview = None
+        self._preview, self._previewed = None, 0
         self._head = data[at : at + size]
-        self.served = True
+        self._head_read = False
         self.parser.feed_data(UPGRADE.sub(IGNORED, self._head))
+        if not self._head_read:
+            self._refuse(malformed("this is no head of a request."))
         return size
 
     def _look_at(self, part: bytes) -> None:
@@ -222,12 +231,26 @@ class Protocol(HttpToolsProtocol):
         else:
             end = data.find(END_OF_HEAD, at - 3)
             piece = data[at:] if end < 0 else data[at : end + 4]
+        self._trailer_bytes += len(piece)
         self.parser.feed_data(piece)
+        if self._left == CHUNKED and self._trailer_bytes > self._settings.head_limit_bytes:
+            self._refuse(self._head_too_large())
         return len(piece)
+
+    def _head_too_large(self) -> Answer:
+        detail = f"The head of a request may have {self._settings.head_limit_bytes:,} bytes (head_limit_bytes)."
+        return answer(431, "head-too-large", "Head too large", detail)
 
     # --- what the parser finds -------------------------------------------------------------------------------------
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers, which come after a chunked body, say nothing here."""
+        if not self._head_read:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._head_read = self.served = True
+        self._trailer_bytes = 0
         head = Head(self.parser.get_method(), self.url, self.headers, self.parser.get_http_version())
         refusal = head.objection()
         if refusal is not None:
@@ -248,6 +271,7 @@ class Protocol(HttpToolsProtocol):
                 self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_body(self, body: bytes) -> None:
+        self._trailer_bytes = 0
         if self._plain is not None:
             self._parts.append(body)
         elif not self._refused:
@@ -320,3 +344,11 @@ class Protocol(HttpToolsProtocol):
         if self.wire.can_write_eof():
             self.wire.write_eof()
         self._refused, self._rest, self.at_rest = True, b"", False
+
+
+def parse_failure(error: Exception) -> Answer:
+    """What is no HTTP is the client's fault; what failed while it was looked at is ours."""
+    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+    if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
+        return malformed(error)
+    return unexpected(UNKNOWN_METHOD, UNMATCHED, cause)
