@@ -60,10 +60,8 @@ class Allocation:
         computed_at: float = 0.0,
     ) -> Self:
         cumulative = cumulate(probabilities)
-        starts = (0.0, *cumulative)
-        shares = [
-            Share(arm, p, start + random_mass) for arm, p, start in zip(arms, probabilities, starts, strict=False)
-        ]
+        starts = (0.0, *cumulative[:-1])
+        shares = [Share(arm, p, start + random_mass) for arm, p, start in zip(arms, probabilities, starts, strict=True)]
         return cls(
             tuple(arms),
             tuple(probabilities),

@@ -20,7 +20,6 @@ KEY_BYTES = 32
 
 # version, key number, experiment uid, arm number, epoch, time, propensity, unique (process, counter), context length
 _BODY = struct.Struct(">BHqIIddQQH")
-CLAIMS_BYTES = _BODY.size
 CLAIMS = np.dtype(
     [
         ("version", "u1"),
@@ -35,7 +34,6 @@ CLAIMS = np.dtype(
     ]
 )
 UNIQUE = slice(35, 51)
-_TOKEN_BYTES = _BODY.size + TAG_BYTES
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # what would be letters of the other alphabet are none
 TOKEN_LENGTH = 92  # 69 bytes in base64url, so without padding

@@ -128,8 +128,6 @@ class Protocol(HttpToolsProtocol):
     def check_time(self, now: float) -> None:
         """Called every half second: end what has waited too long."""
         state, unsent_bytes = self._waits_for(), self.wire.get_write_buffer_size()
-        if unsent_bytes and not self._refused:
-            state = "unread answer"
         if (state, unsent_bytes) != self._state or self.served:
             self._state, self._since, self.served = (state, unsent_bytes), now, False
         elif now - self._since > self._settings.timeouts_s[state]:
@@ -144,7 +142,7 @@ class Protocol(HttpToolsProtocol):
     def _waits_for(self) -> State:
         if self._refused:
             return "refused"
-        if self.flow.write_paused:
+        if self.wire.get_write_buffer_size():
             return "unread answer"
         if self._left:
             return "body"
@@ -322,8 +320,13 @@ class Protocol(HttpToolsProtocol):
 
     def give_up(self) -> None:
         """The server has no more time: what the lane still owes gets the answer that nobody knows what became of it."""
-        if self._owed and (self.cycle is None or self.cycle.response_complete):
+        if self._owed and not self._in_app:
             self.reply(problem(STOPPED))
+
+    @property
+    def _in_app(self) -> bool:
+        """Whether a request is in the application's hands."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, refusal: Answer) -> None:
         """Answer what cannot be read as a request, and read no more of it.
@@ -332,14 +335,13 @@ class Protocol(HttpToolsProtocol):
         """
         if self._refused:
             return
-        gate, cycle = self._settings.gate, self.cycle
-        in_app = cycle is not None and not cycle.response_complete
-        if in_app:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        gate = self._settings.gate
+        if self._in_app:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         else:
             gate.record((gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0, None))
-        if not (in_app and cycle.response_started):
+        if not (self._in_app and self.cycle.response_started):
             self.wire.write(refusal.on_the_wire(self.server_state.default_headers, close=True))
         if self.wire.can_write_eof():
             self.wire.write_eof()
