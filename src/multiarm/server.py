@@ -141,7 +141,7 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
             return None if store.available else "The database does not answer."
 
         gate = build_app(supervisor, accountant, settings, not_ready)
-        lane = ExpressLane(gate, accountant.record_requests) if settings.express_lane else None
+        lane = ExpressLane(gate) if settings.express_lane else None
         server = Server(server_config(gate, lane, settings), deadline, lane)
         gc.collect()
         gc.freeze()

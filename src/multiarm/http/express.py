@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from multiarm.domain.errors import MultiarmError
-from multiarm.domain.records import Decision
+from multiarm.domain.experiment import Experiment
+from multiarm.domain.records import Decision, Increment
 from multiarm.http import operations
 from multiarm.http.answers import Answer, Header
 from multiarm.http.bodies import is_json
@@ -78,14 +79,23 @@ class Operation(NamedTuple):
     serve: Callable[[Connection, Plain, bytes, Turn], int | None]
 
 
-class ExpressLane:
-    """Judges heads, remembers the verdicts, and serves what is plain. `record` takes rows for the ledger."""
+class Rewards(NamedTuple):
+    """The rewards for one experiment that came in one turn, and the connections that wait for the answers."""
 
-    def __init__(self, gate: Gate, record: Callable[[Sequence[tuple[Any, ...]]], None]) -> None:
+    plain: Plain
+    experiment: Experiment
+    increments: list[Increment]
+    connections: list[Connection]
+
+
+class ExpressLane:
+    """Judges heads, remembers the verdicts, and serves what is plain."""
+
+    def __init__(self, gate: Gate) -> None:
         settings = gate.services.settings
         self.heads: HeadCache[Plain] = HeadCache(settings.head_cache_limit_heads, settings.head_cache_limit_bytes)
         self._gate = gate
-        self._record = record
+        self._record = gate.record
         self._supervisor = gate.services.supervisor
         self._settings = settings
         template = "/v1/{experiment_id}"
@@ -95,6 +105,7 @@ class ExpressLane:
             (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", self._update_batch),
         }
         self._waiting: list[tuple[Connection, Plain, bytes]] = []
+        self._rewards: dict[str, Rewards] = {}
         self._came_at = 0.0
         self.stamp([])
 
@@ -138,14 +149,15 @@ class ExpressLane:
         for connection, plain, body in waiting:
             try:
                 status = plain.operation.serve(connection, plain, body, turn)
-            except Exception:  # what fails for one must not keep the others from their answers
-                log.exception("answer_failed", route=plain.operation.route)
-                connection.wire.abort()
+            except Exception:
+                self._fail(connection, plain)
                 continue
             if status is not None:
                 answered.append((plain, status))
         for (plain, status), same in groupby(answered):
             self._note(plain, status, turn, sum(1 for _ in same))
+        if self._rewards:
+            self._submit_rewards(turn)
 
     # --- what they get -----------------------------------------------------------------------------------------------
 
@@ -172,24 +184,51 @@ class ExpressLane:
         return rendered
 
     def _update(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
-        if self._supervisor.in_doubt:  # then it takes more than one step
-            self._serve_later(connection, plain, turn, operations.update(self._supervisor, plain.experiment_id, body))
+        supervisor, experiment_id = self._supervisor, plain.experiment_id
+        if supervisor.in_doubt:  # then it takes more than one step
+            self._serve_later(connection, plain, turn, operations.update(supervisor, experiment_id, body))
             return
-        reply = partial(self._counted, connection, plain, turn)
         try:
-            experiment = self._supervisor.experiment(plain.experiment_id)
-            self._supervisor.submit(experiment, operations.decode_update(body), turn.now, reply)
+            rewards = self._rewards.get(experiment_id)
+            experiment = supervisor.experiment(experiment_id) if rewards is None else rewards.experiment
+            increment = supervisor.credit(experiment, operations.decode_update(body), turn.now)
         except Exception as error:
-            reply(error)
+            self._reply(connection, plain, turn, failed(plain, error))
+            return
+        if rewards is None:
+            rewards = self._rewards[experiment_id] = Rewards(plain, experiment, [], [])
+        rewards.increments.append(increment)
+        rewards.connections.append(connection)
 
-    def _counted(self, connection: Connection, plain: Plain, turn: Turn, outcome: list[bool] | Exception) -> None:
-        if isinstance(outcome, Exception):
-            self._reply(connection, plain, turn, failed(plain, outcome))
-        elif connection.ending:
-            self._reply(connection, plain, turn, ACCEPTED if outcome[0] else DUPLICATE)
-        else:
-            connection.send(self._accepted if outcome[0] else self._duplicate)
-            self._note(plain, 200, turn)
+    def _submit_rewards(self, turn: Turn) -> None:
+        """Those of one turn go to the store together, and come back together."""
+        for rewards in self._rewards.values():
+            reply = partial(self._counted, rewards, turn)
+            self._supervisor.submit(rewards.experiment, rewards.increments, turn.now, reply)
+        self._rewards = {}
+
+    def _counted(self, rewards: Rewards, turn: Turn, outcomes: Sequence[bool | Exception]) -> None:
+        plain = rewards.plain
+        count = 0
+        for connection, outcome in zip(rewards.connections, outcomes, strict=True):
+            try:
+                if isinstance(outcome, Exception):
+                    self._reply(connection, plain, turn, failed(plain, outcome))
+                    continue
+                if connection.ending:
+                    connection.reply(ACCEPTED if outcome else DUPLICATE)
+                else:
+                    connection.send(self._accepted if outcome else self._duplicate)
+                count += 1
+            except Exception:
+                self._fail(connection, plain)
+        if count:
+            self._note(plain, 200, turn, count)
+
+    def _fail(self, connection: Connection, plain: Plain) -> None:
+        """What fails for one must not keep the others from their answers."""
+        log.exception("answer_failed", route=plain.operation.route)
+        connection.wire.abort()
 
     def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         limit = self._settings.batch_limit_updates
@@ -217,10 +256,10 @@ class ExpressLane:
         self._note(plain, answer.status, turn)
 
     def _note(self, plain: Plain, status: int, turn: Turn, count: int = 1) -> None:
-        """For the ledger: `count` requests that came and were answered in the same turn are told by the same row."""
-        operation = plain.operation
-        row = (turn.now, operation.method, operation.route, status, perf_counter() - turn.came_at, plain.experiment_id)
-        self._record([row] * count)
+        """For the ledger: requests that came and were answered in the same turn took the same time."""
+        method, route, _ = plain.operation
+        duration_s = perf_counter() - turn.came_at
+        self._record(turn.now, method, route, status, duration_s, experiment_id=plain.experiment_id, count=count)
 
 
 def failed(plain: Plain, error: BaseException) -> Answer:

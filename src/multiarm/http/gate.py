@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
@@ -14,11 +14,25 @@ from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.endpoints import Services
 from multiarm.http.problems import problem
 
-RecordRequest = Callable[[tuple[Any, ...]], None]
-
 UNMATCHED = "unmatched"
 ADD_IT = "to let one through, add its name to the setting allowed_hosts (MULTIARM_ALLOWED_HOSTS)."
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
+
+
+class Record(Protocol):
+    """Takes note of `count` requests that were alike. now: seconds since the epoch."""
+
+    def __call__(
+        self,
+        now: float,
+        method: str,
+        route: str,
+        status: int,
+        duration_s: float,
+        *,
+        experiment_id: str | None = None,
+        count: int = 1,
+    ) -> None: ...
 
 
 class Gate:
@@ -28,7 +42,7 @@ class Gate:
     cross-site post.
     """
 
-    def __init__(self, app: ASGIApp, services: Services, record: RecordRequest) -> None:
+    def __init__(self, app: ASGIApp, services: Services, record: Record) -> None:
         allowed_hosts = services.settings.allowed_hosts
         self.app = app
         self.services = services
@@ -58,7 +72,7 @@ class Gate:
         finally:
             duration_s = time.perf_counter() - start
             experiment_id = scope.get("path_params", {}).get("experiment_id")
-            self.record((now, scope["method"], self._route(scope), status, duration_s, experiment_id))
+            self.record(now, scope["method"], self._route(scope), status, duration_s, experiment_id=experiment_id)
 
     def _refusal(self, scope: HTTPScope) -> Answer | None:
         foreign = self.foreign(scope["headers"])

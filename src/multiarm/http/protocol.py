@@ -340,7 +340,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         else:
-            gate.record((gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0, None))
+            gate.record(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0)
         if not (self._in_app and self.cycle.response_started):
             self.wire.write(refusal.on_the_wire(self.server_state.default_headers, close=True))
         if self.wire.can_write_eof():

@@ -6,13 +6,13 @@ kept are dropped, counted and reported.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 import structlog
 
-from multiarm.storage.columns import DecisionRow, RequestRow, RewardRow, Row, Table
+from multiarm.storage.columns import DecisionRow, RequestRun, RewardRun, Row, Table, row_count
 from multiarm.storage.ledger import Ledger
 
 RowT = TypeVar("RowT", bound=Row)
@@ -54,18 +54,32 @@ class Accountant:
         self._retention_days = retention_days
         self._clock = clock
         decisions: Tray[DecisionRow] = Tray(mailbox_size_rows)
-        rewards: Tray[RewardRow] = Tray(mailbox_size_rows)
-        requests: Tray[RequestRow] = Tray(mailbox_size_rows)
-        # The trays' own methods: a method here that passes the row on would double the cost.
+        # The tray's own method: one here that passes the row on would double the cost.
         self.record_decision: Callable[[DecisionRow], None] = decisions.put
-        self.record_reward: Callable[[RewardRow], None] = rewards.put
-        self.record_request: Callable[[RequestRow], None] = requests.put
-        self.record_requests: Callable[[Sequence[RequestRow]], None] = requests.put_all
-        self._books = (Book("decisions", decisions), Book("rewards", rewards), Book("requests", requests))
+        self._rewards: Tray[RewardRun] = Tray(mailbox_size_rows)
+        self._requests: Tray[RequestRun] = Tray(mailbox_size_rows)
+        self._books = (Book("decisions", decisions), Book("rewards", self._rewards), Book("requests", self._requests))
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
         self._prune_at = self._compact_at = self._flushed_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="multiarm-accountant", daemon=True)
+
+    def record_rewards(self, run: RewardRun) -> None:
+        self._rewards.put(run, run.row_count)
+
+    def record_requests(
+        self,
+        now: float,
+        method: str,
+        route: str,
+        status: int,
+        duration_s: float,
+        *,
+        experiment_id: str | None = None,
+        count: int = 1,
+    ) -> None:
+        """`count` requests that were alike. now: seconds since the epoch."""
+        self._requests.put(RequestRun(now, method, route, status, duration_s, experiment_id, count), count)
 
     def start(self) -> None:
         """Begin; what a crash left half-written is recovered beside the first flushes."""
@@ -158,31 +172,32 @@ class Accountant:
 
 
 class Tray(Generic[RowT]):
-    """Rows from one thread to another, without a lock or a wake-up: each use of the list is one atomic step."""
+    """Rows from one thread to another, without a lock or a wake-up: each use of the list is one atomic step.
+
+    Each of the two counts for itself.
+    """
 
     def __init__(self, limit_rows: int) -> None:
         self.limit_rows = limit_rows
         self.overflow_count = 0
         self._rows: list[RowT] = []
+        self._put_count = 0
+        self._taken_count = 0
 
-    def put(self, row: RowT) -> None:
-        """Leave a row, or drop and count it where the mailbox is full."""
-        rows = self._rows
-        if len(rows) < self.limit_rows:
-            rows.append(row)
+    def put(self, row: RowT, count: int = 1) -> None:
+        """Leave what makes `count` rows, or drop and count it where the mailbox has no room for them."""
+        put_count = self._put_count + count
+        if put_count - self._taken_count <= self.limit_rows:
+            self._put_count = put_count
+            self._rows.append(row)
         else:
-            self.overflow_count += 1
-
-    def put_all(self, rows: Sequence[RowT]) -> None:
-        """Leave as many as there is room for; the last are dropped and counted."""
-        room = max(self.limit_rows - len(self._rows), 0)
-        self._rows.extend(rows[:room])
-        self.overflow_count += len(rows[room:])
+            self.overflow_count += count
 
     def take(self) -> list[RowT]:
         """All that is there; a row that arrives meanwhile stays for the next time."""
         rows = self._rows[:]
         del self._rows[: len(rows)]
+        self._taken_count += row_count(rows)
         return rows
 
 
@@ -208,7 +223,7 @@ class Book(Generic[RowT]):
                 written_count = ledger.write(self.table, rows, now)
             except Exception as error:
                 reason = str(error)
-        failed_count = len(rows) - written_count
+        failed_count = row_count(rows) - written_count
         self.written_count += written_count
         self._failed_count += failed_count
         self._report.observe(

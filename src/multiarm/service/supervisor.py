@@ -24,6 +24,7 @@ from multiarm.domain.errors import (
     InvalidDecision,
     MultiarmError,
     StaleEpoch,
+    StoreUnavailable,
 )
 from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import Decision, ExperimentState, ForeignDecision, Increment
@@ -36,6 +37,7 @@ from multiarm.service.health import HealthKeeper, RestartPolicy
 from multiarm.service.registry import Registry
 from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
+from multiarm.storage.columns import RewardRun
 from multiarm.storage.rewards import Outcome, UpdateRequest
 
 
@@ -163,20 +165,57 @@ class Supervisor(Registry):
     async def update(self, experiment_id: str, update: Update) -> bool:
         """Count one reward, durably. False where it was counted before."""
         experiment = await self.settled(experiment_id)
-        future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-        self.submit(experiment, update, self.clock(), partial(settle, future))
-        return (await future)[0]
+        now = self.clock()
+        return (await self._counted(experiment, [self.credit(experiment, update, now)], now))[0]
 
-    def submit(self, experiment: Experiment, update: Update, now: float, reply: Callable[[Outcome], None]) -> None:
-        """The same without a coroutine, for an experiment that is not in doubt.
-
-        Raises what is wrong with the reward. `reply` gets [whether it was new], or why it was not counted after all.
-        """
+    def credit(self, experiment: Experiment, update: Update, now: float) -> Increment:
+        """What a reward adds, for an experiment that is not in doubt; raises what is wrong with it."""
         try:
-            increment = experiment.credit(update, now)
+            return experiment.credit(update, now)
         except Exception as error:
             raise self._explained(experiment, error) from error
-        self._commit(experiment, [increment], now, reply)
+
+    def submit(
+        self,
+        experiment: Experiment,
+        increments: Sequence[Increment],
+        now: float,
+        reply: Callable[[Sequence[bool | Exception]], None],
+    ) -> None:
+        """Count rewards of as many requests, in one piece if that can be; a refused one takes no other along.
+
+        `reply` gets for each whether it was new, or why it was not counted after all.
+        """
+
+        def replied(outcome: Outcome) -> None:
+            if isinstance(outcome, list):
+                reply(outcome)
+            elif len(increments) == 1 or isinstance(outcome, StoreUnavailable):
+                reply([outcome] * len(increments))
+            else:
+                self._submit_each(experiment, increments, now, reply)
+
+        try:
+            self._commit(experiment, increments, now, replied)
+        except MultiarmError as error:
+            replied(error)
+
+    def _submit_each(
+        self,
+        experiment: Experiment,
+        increments: Sequence[Increment],
+        now: float,
+        reply: Callable[[Sequence[bool | Exception]], None],
+    ) -> None:
+        outcomes: dict[int, bool | Exception] = {}
+
+        def replied(index: int, outcome: Sequence[bool | Exception]) -> None:
+            outcomes[index] = outcome[0]
+            if len(outcomes) == len(increments):
+                reply([outcomes[index] for index in range(len(increments))])
+
+        for index, increment in enumerate(increments):
+            self.submit(experiment, [increment], now, partial(replied, index))
 
     async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
         """Count a batch, all or nothing; returns how many were new.
@@ -202,9 +241,12 @@ class Supervisor(Registry):
             raise ExperimentNotFound(experiment_id)
         if experiment.state.epoch != epoch:
             raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
+        return sum(await self._counted(experiment, increments, now))
+
+    async def _counted(self, experiment: Experiment, increments: Sequence[Increment], now: float) -> list[bool]:
         future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._commit(experiment, increments, now, partial(settle, future))
-        return sum(await future)
+        return await future
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
         """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
@@ -229,9 +271,9 @@ class Supervisor(Registry):
         self, experiment_id: str, request: UpdateRequest, reply: Callable[[Outcome], None], outcome: Outcome
     ) -> None:
         if isinstance(outcome, list):
-            record, now, uid, epoch = self._accountant.record_reward, request.received_at, request.uid, request.epoch
-            for increment, new in zip(request.increments, outcome, strict=True):
-                record((now, experiment_id, uid, epoch, increment, new))
+            self._accountant.record_rewards(
+                RewardRun(request.received_at, experiment_id, request.uid, request.epoch, request.increments, outcome)
+            )
         elif isinstance(outcome, CommitUnknown):
             self.doubt(request.uid)
         reply(outcome)

@@ -1,7 +1,8 @@
 """The columns of the ledger's tables, and how rows of Python become columns of Arrow."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from itertools import chain
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,46 @@ from multiarm.domain.records import Increment
 
 Table: TypeAlias = Literal["decisions", "rewards", "requests"]
 
-# Rows are plain tuples, in the order of the columns below: to build an object would cost more than to record it.
-# Times are seconds since the epoch; a decision is the 16 bytes of its unique number.
-# Most of a decision's columns are in its claims, packed.
-DecisionRow: TypeAlias = tuple[bytes, bool, str, str]  # claims, random, experiment_id, arm_id
-RewardRow: TypeAlias = tuple[float, str, int, int, Increment, bool]  # received_at, experiment_id, uid, epoch, …, new
-RequestRow: TypeAlias = tuple[float, str, str, int, float, str | None]
+# Times are seconds since the epoch. A draw is one row, a plain tuple, because draws are many: what its decision says,
+# packed; whether it was random; experiment_id; arm_id.
+DecisionRow: TypeAlias = tuple[bytes, bool, str, str]
+
+
+class RewardRun(NamedTuple):
+    """Rewards that were counted together: as many rows. news: for each increment, whether it was new."""
+
+    received_at: float
+    experiment_id: str
+    uid: int
+    epoch: int
+    increments: Sequence[Increment]
+    news: Sequence[bool]
+
+    @property
+    def row_count(self) -> int:
+        return len(self.increments)
+
+    def part(self, start: int, stop: int) -> Self:
+        return self._replace(increments=self.increments[start:stop], news=self.news[start:stop])
+
+
+class RequestRun(NamedTuple):
+    """Requests that were alike: as many rows."""
+
+    time: float
+    method: str
+    route: str
+    status: int
+    duration_s: float
+    experiment_id: str | None
+    row_count: int = 1
+
+    def part(self, start: int, stop: int) -> Self:
+        return self._replace(row_count=min(stop, self.row_count) - start)
+
+
 Column: TypeAlias = Any  # a sequence, a NumPy or an Arrow array
-Row: TypeAlias = DecisionRow | RewardRow | RequestRow
+Row: TypeAlias = DecisionRow | RewardRun | RequestRun
 
 _TIME = pa.timestamp("us", tz="UTC")
 _HEX_DIGITS = np.frombuffer(bytes(range(256)).hex().encode(), np.dtype("<u2"))  # two of them a byte
@@ -56,6 +89,34 @@ SCHEMAS: Mapping[Table, pa.Schema] = {
 }
 
 
+def row_count(rows: Sequence[Row]) -> int:
+    """How many rows of the table they are."""
+    if rows and isinstance(rows[0], RewardRun | RequestRun):
+        return sum(run.row_count for run in rows if isinstance(run, RewardRun | RequestRun))
+    return len(rows)
+
+
+def pieces(rows: Sequence[Row], limit_rows: int) -> Iterator[Sequence[Row]]:
+    """The same rows, at most `limit_rows` at a time; runs are cut where they do not fit."""
+    if rows and not isinstance(rows[0], RewardRun | RequestRun):
+        yield from (rows[start : start + limit_rows] for start in range(0, len(rows), limit_rows))
+        return
+    piece: list[Row] = []
+    room = limit_rows
+    for run in cast("Sequence[RewardRun | RequestRun]", rows):
+        at = 0
+        while at < run.row_count:
+            part = run.part(at, at + room)
+            piece.append(part)
+            at += part.row_count
+            room -= part.row_count
+            if not room:
+                yield piece
+                piece, room = [], limit_rows
+    if piece:
+        yield piece
+
+
 def batches(table: Table, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
     """The rows as columns; where some do not fit, halves of halves, without these."""
     schema = SCHEMAS[table]
@@ -63,16 +124,16 @@ def batches(table: Table, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
         if table == "decisions":
             columns = _decision_columns(cast("Sequence[DecisionRow]", rows))
         elif table == "rewards":
-            columns = _reward_columns(cast("Sequence[RewardRow]", rows))
+            columns = _reward_columns(cast("Sequence[RewardRun]", rows))
         else:
-            columns = zip(*rows, strict=True)
+            columns = _request_columns(cast("Sequence[RequestRun]", rows))
         arrays = [_array(*pair) for pair in zip(schema, columns, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except (ValueError, TypeError, OverflowError, AttributeError):
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            yield from batches(table, rows[:middle])
-            yield from batches(table, rows[middle:])
+        count = row_count(rows)
+        if count > 1:
+            for half in pieces(rows, (count + 1) // 2):
+                yield from batches(table, half)
 
 
 def _decision_columns(rows: Sequence[DecisionRow]) -> Iterable[Column]:
@@ -94,13 +155,15 @@ def _decision_columns(rows: Sequence[DecisionRow]) -> Iterable[Column]:
     )
 
 
-def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
-    times, experiment_ids, uids, epochs, increments, news = zip(*rows, strict=True)
+def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
+    times, experiment_ids, uids, epochs, _, news = zip(*runs, strict=True)
+    counts = [run.row_count for run in runs]
+    increments = [i for run in runs for i in run.increments]
     return (
-        times,
-        experiment_ids,
-        uids,
-        epochs,
+        np.repeat(times, counts),
+        _repeated(experiment_ids, counts),
+        np.repeat(uids, counts),
+        np.repeat(epochs, counts),
         [i.arm.arm_id for i in increments],
         [i.arm.number for i in increments],
         [i.reward for i in increments],
@@ -109,8 +172,24 @@ def _reward_columns(rows: Sequence[RewardRow]) -> Iterable[Column]:
         [i.key and i.key[2:] if i.unique is None else None for i in increments],
         [i.unique and i.unique.hex() for i in increments],
         [i.propensity for i in increments],
-        news,
+        list(chain.from_iterable(news)),
     )
+
+
+def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:
+    times, methods, routes, statuses, durations, experiment_ids, counts = zip(*runs, strict=True)
+    return (
+        np.repeat(times, counts),
+        _repeated(methods, counts),
+        _repeated(routes, counts),
+        np.repeat(statuses, counts),
+        np.repeat(durations, counts),
+        _repeated(experiment_ids, counts),
+    )
+
+
+def _repeated(texts: Sequence[str | None], counts: Sequence[int]) -> Any:
+    return pa.array(texts, pa.string()).take(np.repeat(np.arange(len(counts)), counts))
 
 
 def _array(field: Any, values: Column) -> Any:

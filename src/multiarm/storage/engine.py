@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
@@ -13,7 +13,7 @@ from multiarm.domain.errors import CommitUnknown, StartError
 HEAD_REVISION = "0001"
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 MAX_ATTEMPTS = 5
-CACHED_STATEMENTS = 256  # prepared, by the driver
+CACHED_STATEMENTS = 512  # prepared, by the driver
 
 T = TypeVar("T")
 
@@ -45,15 +45,22 @@ def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        with driver(connection) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
+        with driver(connection) as statements:
+            statements.cursor.execute("BEGIN IMMEDIATE")
 
     return engine
 
 
+class Driver(NamedTuple):
+    """The driver's own cursor, and its sign for a parameter."""
+
+    cursor: Any
+    mark: str
+
+
 @contextmanager
-def driver(connection: Connection) -> Iterator[Any]:
-    """The driver's own cursor, for the statements of every commit: around them, SQLAlchemy takes longer than SQLite.
+def driver(connection: Connection) -> Iterator[Driver]:
+    """For the statements of every commit: around each of them, SQLAlchemy takes longer than SQLite.
 
     Errors are SQLAlchemy's all the same.
     """
@@ -61,7 +68,7 @@ def driver(connection: Connection) -> Iterator[Any]:
     error_class = dialect.loaded_dbapi.Error
     cursor = raw.cursor()
     try:
-        yield cursor
+        yield Driver(cursor, "%s" if is_postgresql(connection) else "?")
     except error_class as error:
         lost = dialect.is_disconnect(error, raw.dbapi_connection, None)
         raise sa.exc.DBAPIError.instance(

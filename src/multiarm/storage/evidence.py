@@ -6,17 +6,18 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection
 
 from multiarm.domain.evidence import Row
-from multiarm.storage.engine import driver, is_postgresql
+from multiarm.storage.engine import Driver
 from multiarm.storage.experiments import sums_from
 
 encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
 ArmKey = tuple[int, int]  # experiment uid, arm number
-PAIRS_PER_QUERY = 400  # SQLite builds may allow no more than 999 parameters
+# SQLite builds may allow no more than 999 parameters
+PAIRS_PER_QUERY = 400
+ROWS_PER_UPSERT = 100
 
 # another node must not reset or purge the experiment meanwhile; on SQLite there is one writer at a time
 SHARED_LOCK = " FOR SHARE OF experiment"
@@ -25,76 +26,62 @@ SHARED_LOCK = " FOR SHARE OF experiment"
 class ArmRow(NamedTuple):
     """This node's row of an arm inside the transaction, empty where it is of an earlier epoch than the experiment's.
 
-    `deleted`: the arm was; `stored`: there is a row to update, of whatever epoch.
+    `deleted`: the arm was.
     """
 
     epoch: int
     row: Row
     deleted: bool
-    stored: bool
 
 
-def read_rows(connection: Connection, node: int, keys: Collection[ArmKey]) -> dict[ArmKey, ArmRow]:
+def read_rows(driver: Driver, node: int, keys: Collection[ArmKey]) -> dict[ArmKey, ArmRow]:
     """This node's rows of these arms; arms of deleted experiments are left out."""
     found = {}
-    with driver(connection) as cursor:
-        for pairs in chunks(sorted(keys), PAIRS_PER_QUERY):
-            parameters = (*chain.from_iterable(pairs), node)
-            cursor.execute(_select_sql(len(pairs), mark(connection)), parameters)
-            for uid, number, deleted_at, epoch, row_epoch, sums, as_of, pull_count, draw_count in cursor.fetchall():
-                current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
-                found[uid, number] = ArmRow(epoch, current, deleted_at is not None, row_epoch is not None)
+    for pairs in chunks(sorted(keys), PAIRS_PER_QUERY):
+        driver.cursor.execute(_select_sql(len(pairs), driver.mark), (*chain.from_iterable(pairs), node))
+        for uid, number, deleted_at, epoch, row_epoch, sums, as_of, pull_count, draw_count in driver.cursor.fetchall():
+            current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
+            found[uid, number] = ArmRow(epoch, current, deleted_at is not None)
     return found
 
 
 def write_rows(
-    connection: Connection, node: int, rows: Mapping[ArmKey, Row], before: Mapping[ArmKey, ArmRow], now: float
+    driver: Driver, node: int, rows: Mapping[ArmKey, Row], before: Mapping[ArmKey, ArmRow], now: float
 ) -> None:
     """Write this node's absolute sums, as of the current epoch; writing twice changes nothing. `before`: as read."""
-    updates: list[tuple[object, ...]] = []
-    inserts: list[tuple[object, ...]] = []
-    for key, (sums, as_of, pull_count, draw_count) in rows.items():
-        values = (before[key].epoch, encode(sums).decode(), as_of, pull_count, draw_count, now, *key, node)
-        (updates if before[key].stored else inserts).append(values)
-    with driver(connection) as cursor:
-        if updates:
-            cursor.executemany(_update_sql(mark(connection)), updates)
-        if inserts:
-            cursor.executemany(_insert_sql(mark(connection)), inserts)
-
-
-def mark(connection: Connection) -> str:
-    """The driver's sign for a parameter."""
-    return "%s" if is_postgresql(connection) else "?"
+    values = [
+        (*key, node, before[key].epoch, encode(sums).decode(), as_of, pull_count, draw_count, now)
+        for key, (sums, as_of, pull_count, draw_count) in rows.items()
+    ]
+    for chunk in chunks(values, ROWS_PER_UPSERT):
+        driver.cursor.execute(_upsert_sql(len(chunk), driver.mark), tuple(chain.from_iterable(chunk)))
 
 
 @cache
-def _select_sql(pair_count: int, mark_: str) -> str:
+def _select_sql(pair_count: int, mark: str) -> str:
     """CROSS JOIN makes SQLite begin with the arms that are wanted; by itself it would walk through all there are."""
-    pairs = ", ".join([f"({mark_}, {mark_})"] * pair_count)
+    pairs = ", ".join([f"({mark}, {mark})"] * pair_count)
     return f"""
         WITH wanted (uid, number) AS (VALUES {pairs})
         SELECT arm.experiment, arm.number, arm.deleted_at, experiment.epoch, evidence.epoch, evidence.sums,
             evidence.as_of, evidence.pull_count, evidence.draw_count
         FROM wanted CROSS JOIN experiment CROSS JOIN arm
         LEFT JOIN evidence
-            ON evidence.experiment = arm.experiment AND evidence.arm = arm.number AND evidence.node = {mark_}
+            ON evidence.experiment = arm.experiment AND evidence.arm = arm.number AND evidence.node = {mark}
         WHERE experiment.uid = wanted.uid AND experiment.deleted_at IS NULL
-            AND arm.experiment = wanted.uid AND arm.number = wanted.number{"" if mark_ == "?" else SHARED_LOCK}"""
+            AND arm.experiment = wanted.uid AND arm.number = wanted.number{"" if mark == "?" else SHARED_LOCK}"""
 
 
-_COLUMNS = ("epoch", "sums", "as_of", "pull_count", "draw_count", "updated_at", "experiment", "arm", "node")
-
-
-@cache
-def _update_sql(mark_: str) -> str:
-    assignments = ", ".join(f"{column} = {mark_}" for column in _COLUMNS[:6])
-    return f"UPDATE evidence SET {assignments} WHERE experiment = {mark_} AND arm = {mark_} AND node = {mark_}"
+_COLUMNS = ("experiment", "arm", "node", "epoch", "sums", "as_of", "pull_count", "draw_count", "updated_at")
 
 
 @cache
-def _insert_sql(mark_: str) -> str:
-    return f"INSERT INTO evidence ({', '.join(_COLUMNS)}) VALUES ({', '.join([mark_] * len(_COLUMNS))})"
+def _upsert_sql(row_count: int, mark: str) -> str:
+    row = f"({', '.join([mark] * len(_COLUMNS))})"
+    assignments = ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS[3:])
+    return f"""
+        INSERT INTO evidence ({", ".join(_COLUMNS)}) VALUES {", ".join([row] * row_count)}
+        ON CONFLICT (experiment, arm, node) DO UPDATE SET {assignments}"""
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

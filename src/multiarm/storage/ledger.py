@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from multiarm.storage.columns import SCHEMAS, Row, Table, batches
+from multiarm.storage.columns import SCHEMAS, Row, Table, batches, pieces
 from multiarm.storage.segment import Compacted, Segment, compact
 
 _BATCH_ROWS = 4_096  # about a millisecond and a half
@@ -55,15 +55,15 @@ class Ledger:
         Rows that do not fit the columns are left out. Raises `OSError`, and then no row is kept.
         """
         touched: dict[str, Segment] = {}
-        row_count = 0
+        count = 0
         try:
-            for start in range(0, len(rows), _BATCH_ROWS):
-                for batch in batches(table, rows[start : start + _BATCH_ROWS]):
+            for piece in pieces(rows, _BATCH_ROWS):
+                for batch in batches(table, piece):
                     for partition, part in _by_date(batch):
                         if partition not in touched:
                             touched[partition] = self._segment(table, partition, now)
                         touched[partition].append(part)
-                    row_count += len(batch)
+                    count += len(batch)
                 self.pause()
             for segment in touched.values():
                 segment.sync()
@@ -74,7 +74,7 @@ class Ledger:
             raise
         for segment in touched.values():
             segment.commit()
-        return row_count
+        return count
 
     def rotate(self, now: float) -> None:
         """Finish the segments that are old, large or of another day than `now`."""

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
-from multiarm.storage.engine import driver, is_postgresql
+from multiarm.storage.engine import Driver, is_postgresql
 from multiarm.storage.evidence import chunks
 from multiarm.storage.schema import reward
 
@@ -23,19 +23,18 @@ KeyedRow: TypeAlias = tuple[str, int, float, float, float | None, float, float |
 SHARED = ("experiment", "epoch", "node")
 PLAIN = ("arm", "evidence_time", "received_at", "reward")
 KEYED = ("key", "arm", "evidence_time", "received_at", "issued_at", "reward", "propensity")
-# SQLite builds may allow no more than 999 parameters, and each size is a statement to prepare
-ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
+ROWS_PER_STATEMENT = 128  # SQLite builds may allow no more than 999 parameters
 
 
-def insert_plain(connection: Connection, shared: Shared, rows: Sequence[PlainRow]) -> None:
+def insert_plain(connection: Connection, driver: Driver, shared: Shared, rows: Sequence[PlainRow]) -> None:
     """Rows without a key: each counts."""
     if is_postgresql(connection):
         connection.execute(reward.insert(), [dict(zip(SHARED + PLAIN, shared + row, strict=True)) for row in rows])
     else:
-        insert_on_sqlite(connection, PLAIN, shared, rows)
+        insert_on_sqlite(driver, PLAIN, shared, rows)
 
 
-def insert_keyed(connection: Connection, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
+def insert_keyed(connection: Connection, driver: Driver, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
     """Rows whose key is not there yet, and the keys that were. The one statement of two forms.
 
     `rows` are in the order of their keys, and no key comes twice: fewer pages of the index are touched then, and no
@@ -46,35 +45,27 @@ def insert_keyed(connection: Connection, shared: Shared, rows: Sequence[KeyedRow
         parameters = [dict(zip(SHARED + KEYED, shared + row, strict=True)) for row in rows]
         inserted = {key for (key,) in connection.execute(insert, parameters)}
         return {row[0] for row in rows} - inserted
-    with driver(connection) as cursor:
-        last = cursor.execute("SELECT max(number) FROM reward").fetchone()[0]
-    if insert_on_sqlite(connection, KEYED, shared, rows) == len(rows):
+    count = insert_on_sqlite(driver, KEYED, shared, rows)
+    if count == len(rows):
         return set()
-    return known_keys(connection, shared[0], last, [row[0] for row in rows])
+    return known_keys(driver, shared[0], driver.cursor.lastrowid - count, [row[0] for row in rows])
 
 
-def insert_on_sqlite(
-    connection: Connection, columns: tuple[str, ...], shared: Shared, rows: Sequence[tuple[Any, ...]]
-) -> int:
+def insert_on_sqlite(driver: Driver, columns: tuple[str, ...], shared: Shared, rows: Sequence[tuple[Any, ...]]) -> int:
     """How many were inserted."""
     count = 0
-    with driver(connection) as cursor:
-        for row_count in ROWS_PER_STATEMENT:
-            whole = len(rows) - len(rows) % row_count
-            for chunk in chunks(rows[:whole], row_count):
-                cursor.execute(_insert_sql(columns, row_count), (*shared, *chain.from_iterable(chunk)))
-                count += cursor.rowcount
-            rows = rows[whole:]
+    for chunk in chunks(rows, ROWS_PER_STATEMENT):
+        driver.cursor.execute(_insert_sql(columns, len(chunk)), (*shared, *chain.from_iterable(chunk)))
+        count += driver.cursor.rowcount
     return count
 
 
-def known_keys(connection: Connection, uid: int, last: int, keys: Iterable[str]) -> set[str]:
+def known_keys(driver: Driver, uid: int, last: int, keys: Iterable[str]) -> set[str]:
     """Those of `keys` in rows up to number `last`: SQLite has a single writer, and counts its rows up."""
     query = """SELECT key FROM reward
         WHERE experiment = ? AND key IN (SELECT value FROM json_each(?)) AND number <= ?"""
-    with driver(connection) as cursor:
-        cursor.execute(query, (uid, msgspec.json.encode(keys).decode(), last))
-        return {key for (key,) in cursor.fetchall()}
+    driver.cursor.execute(query, (uid, msgspec.json.encode(keys).decode(), last))
+    return {key for (key,) in driver.cursor.fetchall()}
 
 
 @cache

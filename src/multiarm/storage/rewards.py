@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from multiarm.domain.errors import ArmNotFound, ExperimentGone, InvalidReward, MultiarmError, StaleEpoch
 from multiarm.domain.evidence import Row
 from multiarm.domain.records import Increment
+from multiarm.storage.engine import Driver, driver
 from multiarm.storage.evidence import ArmKey, ArmRow, read_rows, write_rows
 from multiarm.storage.reward_rows import KeyedRow, PlainRow, insert_keyed, insert_plain
 
@@ -38,12 +39,15 @@ class GroupResult(NamedTuple):
 def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateRequest], now: float) -> GroupResult:
     """Count what is new in `requests`; InvalidReward where a sum would not stay finite: commit nothing then."""
     keys = {(request.uid, increment.arm.number) for request in requests for increment in request.increments}
-    arms = read_rows(connection, node, keys)
-    refusals = refused(requests, arms)
-    fresh = requests if not any(refusals) else [r for r, refusal in zip(requests, refusals, strict=True) if not refusal]
-    news = insert_rewards(connection, node, fresh)
-    rows = added_up(fresh, news, arms)
-    write_rows(connection, node, rows, arms, now)
+    with driver(connection) as statements:
+        arms = read_rows(statements, node, keys)
+        refusals = refused(requests, arms)
+        fresh = requests
+        if any(refusals):
+            fresh = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
+        news = insert_rewards(connection, statements, node, fresh)
+        rows = added_up(fresh, news, arms)
+        write_rows(statements, node, rows, arms, now)
     shown: dict[int, tuple[int, dict[int, Row]]] = {}
     for (uid, number), row in rows.items():
         shown.setdefault(uid, (arms[uid, number].epoch, {}))[1][number] = row
@@ -53,13 +57,14 @@ def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateR
 
 def write_draw_counts(connection: Connection, node: int, counts: Mapping[ArmKey, tuple[int, int]], now: float) -> None:
     """Store the absolute draw counts, (epoch, count) by arm; those of an earlier epoch or a deleted one are dropped."""
-    arms = read_rows(connection, node, counts)
-    rows = {
-        key: arms[key].row._replace(draw_count=count)
-        for key, (epoch, count) in counts.items()
-        if key in arms and arms[key].epoch == epoch
-    }
-    write_rows(connection, node, rows, arms, now)
+    with driver(connection) as statements:
+        arms = read_rows(statements, node, counts)
+        rows = {
+            key: arms[key].row._replace(draw_count=count)
+            for key, (epoch, count) in counts.items()
+            if key in arms and arms[key].epoch == epoch
+        }
+        write_rows(statements, node, rows, arms, now)
 
 
 def refused(requests: Sequence[UpdateRequest], arms: Mapping[ArmKey, ArmRow]) -> list[MultiarmError | None]:
@@ -108,38 +113,32 @@ def added_up(
     return rows
 
 
-def insert_rewards(connection: Connection, node: int, requests: Sequence[UpdateRequest]) -> list[list[bool]]:
+def insert_rewards(
+    connection: Connection, statements: Driver, node: int, requests: Sequence[UpdateRequest]
+) -> list[list[bool]]:
     """Insert the reward rows; for each request, which of its increments were new. The first of a key wins."""
     plain: dict[tuple[int, int], list[PlainRow]] = defaultdict(list)
     keyed: dict[tuple[int, int], dict[str, KeyedRow]] = defaultdict(dict)
     news: list[list[bool]] = []
     for request in requests:
-        uid, epoch, received_at = request.uid, request.epoch, request.received_at
-        new = []
-        for i in request.increments:
-            if i.key is None:
-                plain[uid, epoch].append((i.arm.number, i.evidence_time, received_at, i.reward))
-                new.append(True)
-            elif i.key in keyed[uid, epoch]:
-                new.append(False)
+        received_at = request.received_at
+        plain_rows, keyed_rows = plain[request.uid, request.epoch], keyed[request.uid, request.epoch]
+        new = [True] * len(request.increments)
+        for index, i in enumerate(request.increments):
+            key, number, time, reward = i.key, i.arm.number, i.evidence_time, i.reward
+            if key is None:
+                plain_rows.append((number, time, received_at, reward))
+            elif key in keyed_rows:
+                new[index] = False
             else:
-                keyed[uid, epoch][i.key] = (
-                    i.key,
-                    i.arm.number,
-                    i.evidence_time,
-                    received_at,
-                    i.issued_at,
-                    i.reward,
-                    i.propensity,
-                )
-                new.append(True)
+                keyed_rows[key] = key, number, time, received_at, i.issued_at, reward, i.propensity
         news.append(new)
     for (uid, epoch), rows in plain.items():
-        insert_plain(connection, (uid, epoch, node), rows)
+        insert_plain(connection, statements, (uid, epoch, node), rows)
     known = {
         (uid, key)
         for (uid, epoch), by_key in sorted(keyed.items())
-        for key in insert_keyed(connection, (uid, epoch, node), sorted(by_key.values()))
+        for key in insert_keyed(connection, statements, (uid, epoch, node), sorted(by_key.values()))
     }
     if known:
         for request, new in zip(requests, news, strict=True):
