@@ -16,7 +16,7 @@ from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.records import Increment
 from multiarm.service.accountant import Accountant, DropReport, Tray
-from multiarm.storage.columns import DecisionRow, RequestRow, RewardRow, Row, Table
+from multiarm.storage.columns import DecisionRow, RewardRun, Row, Table
 from multiarm.storage.ledger import Ledger
 from small_disk import SmallDisk
 
@@ -24,17 +24,17 @@ SIGNER = DecisionSigner.random()
 NOON = 1_772_366_400.0
 
 
-def request(number: int) -> RequestRow:
-    return (NOON, "GET", "/v1/list", 200, float(number), None)
+def record_request(accountant: Accountant, number: int, count: int = 1) -> None:
+    accountant.record_requests(NOON, "GET", "/v1/list", 200, float(number), count=count)
 
 
 def decision(number: int) -> DecisionRow:
     return (SIGNER.sign(1, 0, 0, NOON, 0.5)[1], False, "button", f"red-{number}")
 
 
-def reward(number: int) -> RewardRow:
-    increment = Increment(Arm(0, "red"), (1.0,), NOON, None, float(number), None, None, None, None)
-    return (NOON, "button", 1, 0, increment, True)
+def rewards(*numbers: int) -> RewardRun:
+    increments = [Increment(Arm(0, "red"), (1.0,), NOON, None, float(n), None, None, None, None) for n in numbers]
+    return RewardRun(NOON, "button", 1, 0, increments, [True] * len(numbers))
 
 
 def accountant_of(ledger: Ledger, *, mailbox_size_rows: int = 10_000, flush_interval_s: float = 0.01) -> Accountant:
@@ -63,9 +63,9 @@ class TestRecording:
         accountant = accountant_of(Ledger(tmp_path))
         accountant.start()
         for number in range(100):
-            accountant.record_request(request(number))
+            record_request(accountant, number)
             accountant.record_decision(decision(number))
-            accountant.record_reward(reward(number))
+            accountant.record_rewards(rewards(number))
         assert accountant.stop(10)
         assert numbers(tmp_path) == list(range(100))
         assert numbers(tmp_path, "rewards", "reward") == list(range(100))
@@ -77,7 +77,7 @@ class TestRecording:
     def test_rows_are_on_disk_without_a_stop(self, tmp_path: Path) -> None:
         accountant = accountant_of(Ledger(tmp_path))
         accountant.start()
-        accountant.record_request(request(1))
+        record_request(accountant, 1)
         until(lambda: accountant.written["requests"] == 1)
         assert accountant.lag_s < 10
         accountant.stop(10)
@@ -85,49 +85,49 @@ class TestRecording:
     def test_a_full_mailbox_drops_and_counts(self, tmp_path: Path) -> None:
         accountant = accountant_of(Ledger(tmp_path), mailbox_size_rows=3)
         for number in range(5):
-            accountant.record_reward(reward(number))
-        accountant.record_requests([request(number) for number in range(2)])
-        accountant.record_requests([request(number) for number in range(2, 6)])
-        accountant.record_requests([request(6)])
-        assert accountant.dropped == {"decisions": 0, "rewards": 2, "requests": 4}
+            accountant.record_rewards(rewards(number))
+        accountant.record_rewards(rewards(5, 6, 7))
+        record_request(accountant, 0, count=2)
+        record_request(accountant, 1, count=2)
+        record_request(accountant, 2)
+        record_request(accountant, 3)
+        assert accountant.dropped == {"decisions": 0, "rewards": 5, "requests": 3}
         with capture_logs() as logs:
             accountant.start()
             accountant.stop(10)
-        assert numbers(tmp_path) == numbers(tmp_path, "rewards", "reward") == [0, 1, 2]
+        assert numbers(tmp_path, "rewards", "reward") == [0, 1, 2]
+        assert numbers(tmp_path) == [0, 0, 2]
         assert [(entry["table"], entry["dropped_count"], entry["reason"]) for entry in logs] == [
-            ("rewards", 2, "the mailbox is full"),
-            ("requests", 4, "the mailbox is full"),
+            ("rewards", 5, "the mailbox is full"),
+            ("requests", 3, "the mailbox is full"),
         ]
 
     def test_a_row_of_the_wrong_type_costs_only_itself(self, tmp_path: Path) -> None:
-        bad: Any = ("now", None)
         accountant = accountant_of(Ledger(tmp_path))
         with capture_logs() as logs:
             accountant.start()
-            accountant.record_request(request(1))
-            accountant.record_request(bad)
-            accountant.record_request(request(2))
+            record_request(accountant, 1)
+            accountant.record_requests(float("nan"), "GET", "/v1/list", 200, 0.0)
+            record_request(accountant, 2)
             accountant.stop(10)
         assert numbers(tmp_path) == [1, 2]
         assert accountant.dropped["requests"] == 1
         assert [entry["event"] for entry in logs] == ["ledger_rows_dropped"]
 
     def test_between_two_threads_no_row_is_lost_or_doubled(self) -> None:
-        tray: Tray[RequestRow] = Tray(10**9)
-        sent = [request(number) for number in range(200_000)]
+        tray: Tray[DecisionRow] = Tray(1_000_000)
+        sent: list[DecisionRow] = [(b"", False, "button", str(number)) for number in range(200_000)]
 
         def send() -> None:
-            for row in sent[:150_000]:
+            for row in sent:
                 tray.put(row)
-            for start in range(150_000, 200_000, 10):
-                tray.put_all(sent[start : start + 10])
 
         interval_s = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)
         try:
             thread = threading.Thread(target=send)
             thread.start()
-            received: list[RequestRow] = []
+            received: list[DecisionRow] = []
             while thread.is_alive():
                 received += tray.take()
             received += tray.take()
@@ -145,16 +145,16 @@ class TestFailures:
         accountant = accountant_of(Ledger(disk.path / "ledger"))
         with capture_logs() as logs:
             accountant.start()
-            accountant.record_request(request(1))
+            record_request(accountant, 1)
             until(lambda: accountant.written["requests"] == 1)
             disk.fill()
             for number in range(1_000, 1_500):
-                accountant.record_request(request(number))
+                record_request(accountant, number)
             until(lambda: accountant.dropped["requests"] == 500)
             accountant.record_decision(decision(1))
             until(lambda: accountant.dropped["decisions"] == 1)
             disk.empty()
-            accountant.record_request(request(2))
+            record_request(accountant, 2)
             until(lambda: accountant.written["requests"] == 2)
             assert accountant.stop(10)
         assert numbers(disk.path / "ledger") == [1, 2]
@@ -170,7 +170,7 @@ class TestFailures:
         with capture_logs() as logs:
             with monkeypatch.context() as patch:
                 patch.setattr(pq.ParquetWriter, "write_table", fail)
-                accountant.record_request(request(1))
+                record_request(accountant, 1)
                 accountant.start()
                 until(lambda: logs)
             assert accountant.stop(10)
@@ -190,10 +190,10 @@ class TestFailures:
         accountant = accountant_of(ledger)
         with capture_logs():
             accountant.start()
-            accountant.record_request(request(1))
+            record_request(accountant, 1)
             until(lambda: accountant.dropped["requests"] == 1)
             ledger.broken = False
-            accountant.record_request(request(2))
+            record_request(accountant, 2)
             until(lambda: accountant.written["requests"] == 1)
             assert accountant.stop(10)
         assert numbers(tmp_path) == [2]
@@ -201,7 +201,7 @@ class TestFailures:
     def test_a_stop_that_has_no_time_leaves_the_rest_to_the_next_start(self, tmp_path: Path) -> None:
         accountant = accountant_of(Ledger(tmp_path))
         accountant.start()
-        accountant.record_request(request(1))
+        record_request(accountant, 1)
         accountant.stop(0)
         until(lambda: accountant.stop(0))
         assert list(tmp_path.rglob("*.parquet")) == []
@@ -271,7 +271,7 @@ RECORD_FOR_EVER = textwrap.dedent(
     number = 0
     while True:
         for _ in range(20):
-            accountant.record_request((time.time(), "GET", "/", 200, float(number), None))
+            accountant.record_requests(time.time(), "GET", "/", 200, float(number))
             number += 1
         print(number, time.monotonic(), flush=True)
         time.sleep(0.001)

@@ -84,7 +84,7 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
             database.connection.close()
             store = StateStore(database.engine, NODE, clock=lambda: NOON, **options)
             stage = Stage(store, state)
-            sa.event.listen(database.engine, "commit", lambda _: stage.commits.append(1))
+            count_commits(database.engine, stage)
             store.start(asyncio.get_running_loop(), stage.show)
             try:
                 await story(stage)
@@ -92,6 +92,17 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
                 await store.stop()
 
     return lambda story, **options: asyncio.run(asyncio.wait_for(main(story, options), 30))
+
+
+def count_commits(engine: sa.Engine, stage: Stage) -> None:
+    dialect: Any = engine.dialect
+    commit: Callable[[Any], None] = dialect.do_commit
+
+    def counted(connection: Any) -> None:
+        stage.commits.append(1)
+        commit(connection)
+
+    dialect.do_commit = counted
 
 
 class TestOrder:

@@ -4,7 +4,7 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pytest
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import UNIQUE, DecisionSigner
 from multiarm.domain.records import Increment
-from multiarm.storage.columns import SCHEMAS, DecisionRow, RequestRow, RewardRow, Table
+from multiarm.storage.columns import SCHEMAS, DecisionRow, RequestRun, RewardRun, Table
 from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted
 
@@ -24,8 +24,8 @@ DAY_S = 86_400
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
 
 
-def request(number: int, time: float = NOON) -> RequestRow:
-    return (time, "GET", "/v1/list", 200, float(number), None)
+def request(number: int, time: float = NOON, count: int = 1) -> RequestRun:
+    return RequestRun(time, "GET", "/v1/list", 200, float(number), None, count)
 
 
 def compact(ledger: Ledger) -> list[Compacted]:
@@ -74,7 +74,7 @@ class TestColumns:
         ]
 
     def test_null_is_null(self, tmp_path: Path) -> None:
-        rows: list[RewardRow] = [
+        rows: list[RewardRun] = [
             reward_row(Increment(RED, (1.0,), NOON, None, 1.0, None, None, None, None)),
             reward_row(Increment(RED, (1.0,), NOON, "k:order-7", 1.0, None, None, None, None)),
             reward_row(Increment(RED, (1.0,), NOON - 1, "d:00", 1.0, 0.5, NOON - 1, bytes(16), NOON - 1), new=False),
@@ -102,27 +102,45 @@ class TestColumns:
     @pytest.mark.parametrize(
         "bad",
         [
-            None,
-            (),
-            (NOON, "GET", "/", 200, 0.0),
-            (NOON, "GET", "/", 200, 0.0, None, None),
-            (None, "GET", "/", 200, 0.0, None),
-            (float("nan"), "GET", "/", 200, 0.0, None),
-            ("noon", "GET", "/", 200, 0.0, None),
-            (NOON, "GET", None, 200, 0.0, None),
-            (NOON, "GET", "\ud800", 200, 0.0, None),
-            (NOON, "GET", "/", 2**40, 0.0, None),
-            (NOON, "GET", "/", 200, "fast", None),
+            RequestRun(*cast("Any", (None, "GET", "/", 200, 0.0, None))),
+            RequestRun(float("nan"), "GET", "/", 200, 0.0, None),
+            RequestRun(*cast("Any", ("noon", "GET", "/", 200, 0.0, None))),
+            RequestRun(*cast("Any", (NOON, "GET", None, 200, 0.0, None))),
+            RequestRun(*cast("Any", (NOON, "GET", 7, 200, 0.0, None))),
+            RequestRun(NOON, "GET", "\ud800", 200, 0.0, None),
+            RequestRun(NOON, "GET", "/", 2**40, 0.0, None),
+            RequestRun(NOON, "GET", "/", 2**80, 0.0, None),
+            RequestRun(*cast("Any", (NOON, "GET", "/", 200, "fast", None))),
         ],
     )
-    def test_a_row_that_does_not_fit_costs_only_itself(self, tmp_path: Path, bad: Any) -> None:
-        rows: list[Any] = [request(number) for number in range(5_000)]
-        rows.insert(3_000, bad)
+    @pytest.mark.parametrize("place", [0, 3_000, 5_000])
+    def test_a_row_that_does_not_fit_costs_only_itself(self, tmp_path: Path, bad: RequestRun, place: int) -> None:
+        rows = [request(number) for number in range(5_000)]
+        rows.insert(place, bad)
         ledger = Ledger(tmp_path)
         assert ledger.write("requests", rows, NOON) == 5_000
         ledger.close()
         compact(ledger)
         assert numbers(tmp_path) == list(range(5_000))
+
+    def test_a_reward_that_does_not_fit_costs_nothing_else_of_its_run(self, tmp_path: Path) -> None:
+        increments = [Increment(RED, (1.0,), NOON, None, float(number), None, None, None, None) for number in range(99)]
+        increments[40] = Increment(RED, (1.0,), NOON, None, cast("float", "much"), None, None, None, None)
+        news = [number % 3 == 0 for number in range(99)]
+        ledger = Ledger(tmp_path)
+        assert ledger.write("rewards", [RewardRun(NOON, "button", 1, 0, increments, news)], NOON) == 98
+        ledger.close()
+        compact(ledger)
+        written = {row["reward"]: row["accepted"] for row in read(tmp_path, "rewards")}
+        assert written == {float(number): number % 3 == 0 for number in range(99) if number != 40}
+
+    def test_runs_become_as_many_rows(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        runs = [request(1, count=3), request(2), request(3, count=10_000), request(4, count=2)]
+        assert ledger.write("requests", runs, NOON) == 10_006
+        ledger.close()
+        compact(ledger)
+        assert numbers(tmp_path) == [1] * 3 + [2] + [3] * 10_000 + [4] * 2
 
 
 class TestSegments:
@@ -399,13 +417,13 @@ class TestDocument:
             assert f"`{field.name}`" in section, f"{table}.{field.name}"
 
 
-def reward_row(increment: Increment, *, new: bool = True) -> RewardRow:
-    return (increment.issued_at or NOON, "button", 1, 0, increment, new)
+def reward_row(increment: Increment, *, new: bool = True) -> RewardRun:
+    return RewardRun(increment.issued_at or NOON, "button", 1, 0, [increment], [new])
 
 
 def write_example(ledger: Ledger) -> None:
     decisions: list[DecisionRow] = []
-    rewards: list[RewardRow] = []
+    rewards: list[RewardRun] = []
     signer = DecisionSigner.random()
     for arm_id, time, propensity, reward in (
         ("blue", NOON, 0.5, 1.0),
@@ -422,8 +440,8 @@ def write_example(ledger: Ledger) -> None:
             answer = Increment(Arm(0, arm_id), (1.0,), time, "d:", reward, propensity, time, unique, None)
             rewards += [reward_row(answer), reward_row(answer, new=False)]
     rewards.append(reward_row(Increment(RED, (1.0,), NOON, "k:k", 9.0, None, None, None, None)))
-    requests: list[RequestRow] = [(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
-    requests.append((NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
+    requests = [RequestRun(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
+    requests.append(RequestRun(NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
     ledger.write("decisions", decisions, NOON)
     ledger.write("rewards", rewards, NOON)
     ledger.write("requests", requests, NOON)

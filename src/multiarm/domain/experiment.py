@@ -226,38 +226,33 @@ class Experiment:
         self._drift_s = float("inf") if half_life_s is None else DRIFT_SHARE * half_life_s
 
     def _increment(self, update: Update, now: float) -> Increment:
-        spec = self.state.spec
-        spec.policy.check_reward(update.reward)
-        ts = checked_ts(update.ts, now)
-        arm, claims = self._target(update, now)
-        if claims is None:
-            time = now if ts is None else min(ts, now)
-            numbers = spec.policy.increment(Observation(update.reward, spec.reward_origin, time))
-            key = None if update.key is None else f"k:{update.key}"
-            return Increment(arm, numbers, time, key, update.reward, None, None, None, ts)
-        time = min(claims.time, now)
-        observation = Observation(update.reward, spec.reward_origin, time, claims.propensity)
-        return Increment(
-            arm,
-            spec.policy.increment(observation),
-            time,
-            f"d:{claims.unique.hex()}",
-            update.reward,
-            claims.propensity,
-            claims.time,
-            claims.unique,
-            ts,
-        )
-
-    def _target(self, update: Update, now: float) -> tuple[Arm, Claims | None]:
-        """The arm that an update is for, and what its decision says where it names one."""
+        spec, reward = self.state.spec, update.reward
+        policy = spec.policy
+        policy.check_reward(reward)
+        ts = None if update.ts is None else checked_ts(update.ts, now)
         if update.decision_id is None:
-            if update.arm_id is None:
-                raise InvalidField("", "Give either decision_id or arm_id.")
-            return self.arm(update.arm_id), None
+            arm = self._by_id.get(update.arm_id or "") or self._named_arm(update)
+            time = now if ts is None else min(ts, now)
+            key = None if update.key is None else f"k:{update.key}"
+            numbers = policy.increment(Observation(reward, spec.reward_origin, time))
+            return Increment(arm, numbers, time, key, reward, None, None, None, ts)
+        arm, claims = self._decided(update, now)
+        time = min(claims.time, now)
+        numbers = policy.increment(Observation(reward, spec.reward_origin, time, claims.propensity))
+        key = f"d:{claims.unique.hex()}"
+        return Increment(arm, numbers, time, key, reward, claims.propensity, claims.time, claims.unique, ts)
+
+    def _named_arm(self, update: Update) -> Arm:
+        """The arm that an update without a decision is for."""
+        if update.arm_id is None:
+            raise InvalidField("", "Give either decision_id or arm_id.")
+        return self.arm(update.arm_id)
+
+    def _decided(self, update: Update, now: float) -> tuple[Arm, Claims]:
+        """The arm that an update with a decision is for, and what the decision says."""
         if update.arm_id is not None or update.key is not None:
             raise InvalidField("", "A decision_id says which arm, and is its own key: give neither arm_id nor key.")
-        claims = self._signer.open(update.decision_id)
+        claims = self._signer.open(update.decision_id or "")
         if claims.uid != self.state.uid:
             raise ForeignDecision(claims.uid)
         if claims.epoch != self.state.epoch:
@@ -274,8 +269,8 @@ class Experiment:
         faults: list[MultiarmError] = []
         for check in (
             lambda: self.state.spec.policy.check_reward(update.reward),
-            lambda: checked_ts(update.ts, now),
-            lambda: self._target(update, now),
+            lambda: update.ts is None or checked_ts(update.ts, now),
+            lambda: self._named_arm(update) if update.decision_id is None else self._decided(update, now),
         ):
             with contextlib.suppress(ForeignDecision):
                 try:
@@ -299,10 +294,8 @@ class Experiment:
         return own + Evidence.stacked(others)
 
 
-def checked_ts(ts: float | datetime | None, now: float) -> float | None:
+def checked_ts(ts: float | datetime, now: float) -> float:
     """Seconds since the epoch; InvalidTimestamp where it is more than five minutes ahead."""
-    if ts is None:
-        return None
     seconds = ts.timestamp() if isinstance(ts, datetime) else ts
     if not seconds <= now + CLOCK_SKEW_S:
         raise InvalidTimestamp("`ts` is more than five minutes ahead of this server's clock; it may lie in the past.")

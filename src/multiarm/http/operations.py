@@ -22,7 +22,10 @@ def drawn(decision: Decision) -> Answer:
 
 
 def decode_update(body: bytes) -> Update:
-    return decode(body, _update_decoder)
+    try:
+        return _update_decoder.decode(body)
+    except (ValueError, RecursionError):
+        return decode(body, _update_decoder)  # which says what is wrong with it
 
 
 async def update(supervisor: Supervisor, experiment_id: str, body: bytes) -> Answer:

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 UNAVAILABLE_S = 5.0
+GATHER_LIMIT_S = 0.002
 
 ShownRows = dict[int, tuple[int, dict[int, Row]]]
 Reply = Callable[[Any], None]
@@ -60,7 +61,8 @@ class StateStore:
     ) -> None:
         self.node = node
         self._failed_at = -float("inf")
-        self._waking = False
+        self._gathering = self._arrived = False
+        self._gather_until = 0.0
         self._engine = engine
         self._mailbox: Mailbox[Message] = Mailbox(mailbox_size_updates)
         self._group_limit = group_limit_updates
@@ -108,15 +110,21 @@ class StateStore:
         return await future
 
     def _put(self, message: Message, weight: int) -> None:
-        """The thread is woken once a turn of the loop: larger groups, and fewer hand-overs of the interpreter."""
         self._mailbox.put(message, weight, wake=False)
-        if not self._waking:
-            self._waking = True
-            self._loop.call_soon(self._wake)
+        self._arrived = True
+        if not self._gathering:
+            self._gathering = True
+            self._gather_until = time.monotonic() + GATHER_LIMIT_S
+            self._loop.call_soon(self._gather)
 
-    def _wake(self) -> None:
-        self._waking = False
-        self._mailbox.wake()
+    def _gather(self) -> None:
+        """Wake the thread after a turn of the loop that brought nothing more: a commit costs the same for many."""
+        if self._arrived and time.monotonic() < self._gather_until:
+            self._arrived = False
+            self._loop.call_soon(self._gather)
+        else:
+            self._gathering = False
+            self._mailbox.wake()
 
     # --- in the thread -----------------------------------------------------------------------------------------
 
@@ -144,7 +152,7 @@ class StateStore:
         requests = [message.request for message in messages]
         work = partial(commit_updates, node=self.node, requests=requests, now=self._clock())
         try:
-            result = transact(self._connected(), work)
+            result = transact(self._connected(), work, raw=True)
         except Exception as error:
             if is_lost(error):
                 result = GroupResult([self._explained(error)] * len(requests), {})

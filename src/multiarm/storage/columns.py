@@ -162,8 +162,8 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
     return (
         np.repeat(times, counts),
         _repeated(experiment_ids, counts),
-        np.repeat(uids, counts),
-        np.repeat(epochs, counts),
+        np.repeat(np.array(uids, np.int64), counts),
+        np.repeat(np.array(epochs, np.int64), counts),
         [i.arm.arm_id for i in increments],
         [i.arm.number for i in increments],
         [i.reward for i in increments],
@@ -182,8 +182,8 @@ def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:
         np.repeat(times, counts),
         _repeated(methods, counts),
         _repeated(routes, counts),
-        np.repeat(statuses, counts),
-        np.repeat(durations, counts),
+        np.repeat(np.array(statuses, np.int64), counts),
+        np.repeat(np.array(durations, np.float64), counts),
         _repeated(experiment_ids, counts),
     )
 

@@ -1,9 +1,8 @@
 """Connections: what SQLite and PostgreSQL each need to be a safe home for the state."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
@@ -45,51 +44,68 @@ def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        with driver(connection) as statements:
-            statements.cursor.execute("BEGIN IMMEDIATE")
+        with Driver(connection) as driver:
+            driver.cursor.execute("BEGIN IMMEDIATE")
 
     return engine
 
 
-class Driver(NamedTuple):
-    """The driver's own cursor, and its sign for a parameter."""
+class Driver:
+    """The driver's own cursor, for the statements of every commit: around each, SQLAlchemy takes longer than SQLite.
 
-    cursor: Any
-    mark: str
-
-
-@contextmanager
-def driver(connection: Connection) -> Iterator[Driver]:
-    """For the statements of every commit: around each of them, SQLAlchemy takes longer than SQLite.
-
-    Errors are SQLAlchemy's all the same.
+    mark: its sign for a parameter. Errors are SQLAlchemy's all the same.
     """
-    dialect, raw = connection.dialect, connection.connection
-    error_class = dialect.loaded_dbapi.Error
-    cursor = raw.cursor()
-    try:
-        yield Driver(cursor, "%s" if is_postgresql(connection) else "?")
-    except error_class as error:
-        lost = dialect.is_disconnect(error, raw.dbapi_connection, None)
-        raise sa.exc.DBAPIError.instance(
-            None, None, error, error_class, connection_invalidated=lost, dialect=dialect
-        ) from error
-    finally:
-        cursor.close()
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.raw: Any = connection.connection.dbapi_connection
+        self.mark = "%s" if is_postgresql(connection) else "?"
+
+    def __enter__(self) -> Self:
+        self.cursor: Any = self.raw.cursor()
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        self.cursor.close()
+        dialect = self.connection.dialect
+        error_class = dialect.loaded_dbapi.Error
+        if isinstance(error, error_class):
+            lost = dialect.is_disconnect(error, self.raw, None)
+            raise sa.exc.DBAPIError.instance(
+                None, None, error, error_class, connection_invalidated=lost, dialect=dialect
+            ) from error
+
+
+class RawTransaction:
+    """A transaction on SQLite that SQLAlchemy knows nothing of."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        with Driver(connection) as driver:
+            driver.cursor.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        with Driver(self._connection) as driver:
+            self._connection.dialect.do_commit(driver.raw)
+
+    def rollback(self) -> None:
+        with Driver(self._connection) as driver:
+            self._connection.dialect.do_rollback(driver.raw)
 
 
 def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
+def transact(connection: Connection, work: Callable[[Connection], T], *, raw: bool = False) -> T:
     """Run `work` in a transaction of its own; on PostgreSQL again after a deadlock or serialization failure.
 
-    CommitUnknown where the commit itself failed: it may have happened all the same.
+    raw: on SQLite `work` uses nothing but a Driver. CommitUnknown where the commit itself failed: it may have happened
+    all the same.
     """
     for _attempt in range(MAX_ATTEMPTS):
         try:
-            return once(connection, work)
+            return once(connection, work, raw=raw)
         except sa.exc.OperationalError as error:
             if getattr(error.orig, "sqlstate", None) not in RETRIED_SQLSTATES:
                 raise
@@ -97,8 +113,8 @@ def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
     raise failure
 
 
-def once(connection: Connection, work: Callable[[Connection], T]) -> T:
-    transaction = connection.begin()
+def once(connection: Connection, work: Callable[[Connection], T], *, raw: bool = False) -> T:
+    transaction = RawTransaction(connection) if raw and not is_postgresql(connection) else connection.begin()
     try:
         result = work(connection)
     except BaseException:

@@ -48,6 +48,8 @@ def insert_keyed(connection: Connection, driver: Driver, shared: Shared, rows: S
     count = insert_on_sqlite(driver, KEYED, shared, rows)
     if count == len(rows):
         return set()
+    if not count:
+        return {row[0] for row in rows}
     return known_keys(driver, shared[0], driver.cursor.lastrowid - count, [row[0] for row in rows])
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, compress
 from typing import NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ from sqlalchemy import Connection
 from multiarm.domain.errors import ArmNotFound, ExperimentGone, InvalidReward, MultiarmError, StaleEpoch
 from multiarm.domain.evidence import Row
 from multiarm.domain.records import Increment
-from multiarm.storage.engine import Driver, driver
+from multiarm.storage.engine import Driver
 from multiarm.storage.evidence import ArmKey, ArmRow, read_rows, write_rows
 from multiarm.storage.reward_rows import KeyedRow, PlainRow, insert_keyed, insert_plain
 
@@ -39,15 +40,15 @@ class GroupResult(NamedTuple):
 def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateRequest], now: float) -> GroupResult:
     """Count what is new in `requests`; InvalidReward where a sum would not stay finite: commit nothing then."""
     keys = {(request.uid, increment.arm.number) for request in requests for increment in request.increments}
-    with driver(connection) as statements:
-        arms = read_rows(statements, node, keys)
+    with Driver(connection) as driver:
+        arms = read_rows(driver, node, keys)
         refusals = refused(requests, arms)
         fresh = requests
         if any(refusals):
             fresh = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
-        news = insert_rewards(connection, statements, node, fresh)
+        news = insert_rewards(connection, driver, node, fresh)
         rows = added_up(fresh, news, arms)
-        write_rows(statements, node, rows, arms, now)
+        write_rows(driver, node, rows, arms, now)
     shown: dict[int, tuple[int, dict[int, Row]]] = {}
     for (uid, number), row in rows.items():
         shown.setdefault(uid, (arms[uid, number].epoch, {}))[1][number] = row
@@ -57,14 +58,14 @@ def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateR
 
 def write_draw_counts(connection: Connection, node: int, counts: Mapping[ArmKey, tuple[int, int]], now: float) -> None:
     """Store the absolute draw counts, (epoch, count) by arm; those of an earlier epoch or a deleted one are dropped."""
-    with driver(connection) as statements:
-        arms = read_rows(statements, node, counts)
+    with Driver(connection) as driver:
+        arms = read_rows(driver, node, counts)
         rows = {
             key: arms[key].row._replace(draw_count=count)
             for key, (epoch, count) in counts.items()
             if key in arms and arms[key].epoch == epoch
         }
-        write_rows(statements, node, rows, arms, now)
+        write_rows(driver, node, rows, arms, now)
 
 
 def refused(requests: Sequence[UpdateRequest], arms: Mapping[ArmKey, ArmRow]) -> list[MultiarmError | None]:
@@ -100,12 +101,11 @@ def added_up(
     for request, new in zip(requests, news, strict=True):
         uid = request.uid
         half_lives[uid] = request.half_life_s
-        for increment, is_new in zip(request.increments, new, strict=True):
-            if is_new:
-                added[uid, increment.arm.number].append((increment.numbers, increment.evidence_time))
+        for increment in compress(request.increments, new):
+            added[uid, increment.arm.number].append((increment.numbers, increment.evidence_time))
     try:
         rows = {key: arms[key].row.plus(increments, half_lives[key[0]]) for key, increments in added.items()}
-        finite = all(math.isfinite(value) for row in rows.values() for value in row.sums)
+        finite = all(map(math.isfinite, chain.from_iterable(row.sums for row in rows.values())))
     except OverflowError:
         finite = False
     if not finite:
@@ -114,7 +114,7 @@ def added_up(
 
 
 def insert_rewards(
-    connection: Connection, statements: Driver, node: int, requests: Sequence[UpdateRequest]
+    connection: Connection, driver: Driver, node: int, requests: Sequence[UpdateRequest]
 ) -> list[list[bool]]:
     """Insert the reward rows; for each request, which of its increments were new. The first of a key wins."""
     plain: dict[tuple[int, int], list[PlainRow]] = defaultdict(list)
@@ -134,11 +134,13 @@ def insert_rewards(
                 keyed_rows[key] = key, number, time, received_at, i.issued_at, reward, i.propensity
         news.append(new)
     for (uid, epoch), rows in plain.items():
-        insert_plain(connection, statements, (uid, epoch, node), rows)
+        if rows:
+            insert_plain(connection, driver, (uid, epoch, node), rows)
     known = {
         (uid, key)
         for (uid, epoch), by_key in sorted(keyed.items())
-        for key in insert_keyed(connection, statements, (uid, epoch, node), sorted(by_key.values()))
+        if by_key
+        for key in insert_keyed(connection, driver, (uid, epoch, node), sorted(by_key.values()))
     }
     if known:
         for request, new in zip(requests, news, strict=True):
