@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 UNAVAILABLE_S = 5.0
 GATHER_LIMIT_S = 0.002
+LARGE_GROUP_UPDATES = 256
 
 ShownRows = dict[int, tuple[int, dict[int, Row]]]
 Reply = Callable[[Any], None]
@@ -118,8 +119,9 @@ class StateStore:
             self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Wake the thread after a turn of the loop that brought nothing more: a commit costs the same for many."""
-        if self._arrived and time.monotonic() < self._gather_until:
+        """Wake the thread after a turn that brought nothing more: a small group costs as much as a large one."""
+        small = self._mailbox.waiting < LARGE_GROUP_UPDATES
+        if small and self._arrived and time.monotonic() < self._gather_until:
             self._arrived = False
             self._loop.call_soon(self._gather)
         else:

@@ -12,7 +12,7 @@ from multiarm.domain.errors import CommitUnknown, StartError
 HEAD_REVISION = "0001"
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 MAX_ATTEMPTS = 5
-CACHED_STATEMENTS = 512  # prepared, by the driver
+CACHED_STATEMENTS = 256  # prepared, by the driver
 
 T = TypeVar("T")
 

@@ -17,7 +17,9 @@ T = TypeVar("T")
 ArmKey = tuple[int, int]  # experiment uid, arm number
 # SQLite builds may allow no more than 999 parameters
 PAIRS_PER_QUERY = 400
-ROWS_PER_UPSERT = 100
+ROWS_PER_UPSERT = 104
+SMALL_CHUNK = 16
+CHUNK_STEP = 8
 
 # another node must not reset or purge the experiment meanwhile; on SQLite there is one writer at a time
 SHARED_LOCK = " FOR SHARE OF experiment"
@@ -84,5 +86,12 @@ def _upsert_sql(row_count: int, mark: str) -> str:
         ON CONFLICT (experiment, arm, node) DO UPDATE SET {assignments}"""
 
 
-def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def chunks(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """The items in slices of few different sizes: to prepare a statement takes longer than to run it."""
+    start = 0
+    while start < len(items):
+        size = min(len(items) - start, most)
+        if size > SMALL_CHUNK:
+            size -= size % CHUNK_STEP
+        yield items[start : start + size]
+        start += size

@@ -39,7 +39,7 @@ class GroupResult(NamedTuple):
 
 def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateRequest], now: float) -> GroupResult:
     """Count what is new in `requests`; InvalidReward where a sum would not stay finite: commit nothing then."""
-    keys = {(request.uid, increment.arm.number) for request in requests for increment in request.increments}
+    keys = {(r.uid, number) for r in requests for number in {increment.arm.number for increment in r.increments}}
     with Driver(connection) as driver:
         arms = read_rows(driver, node, keys)
         refusals = refused(requests, arms)
@@ -96,15 +96,19 @@ def added_up(
     requests: Sequence[UpdateRequest], news: Sequence[Sequence[bool]], arms: Mapping[ArmKey, ArmRow]
 ) -> dict[ArmKey, Row]:
     """The rows of the arms that get something new, with it; InvalidReward where a sum would not stay finite."""
-    added: dict[ArmKey, list[tuple[Sequence[float], float]]] = defaultdict(list)
+    added: dict[int, dict[int, list[tuple[Sequence[float], float]]]] = {}
     half_lives: dict[int, float | None] = {}
     for request, new in zip(requests, news, strict=True):
-        uid = request.uid
-        half_lives[uid] = request.half_life_s
+        by_arm = added.setdefault(request.uid, defaultdict(list))
+        half_lives[request.uid] = request.half_life_s
         for increment in compress(request.increments, new):
-            added[uid, increment.arm.number].append((increment.numbers, increment.evidence_time))
+            by_arm[increment.arm.number].append((increment.numbers, increment.evidence_time))
     try:
-        rows = {key: arms[key].row.plus(increments, half_lives[key[0]]) for key, increments in added.items()}
+        rows = {
+            (uid, number): arms[uid, number].row.plus(increments, half_lives[uid])
+            for uid, by_arm in added.items()
+            for number, increments in by_arm.items()
+        }
         finite = all(map(math.isfinite, chain.from_iterable(row.sums for row in rows.values())))
     except OverflowError:
         finite = False
