@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -105,6 +106,10 @@ def count_commits(engine: sa.Engine, stage: Stage) -> None:
     dialect.do_commit = counted
 
 
+def hold_the_loop() -> None:
+    time.sleep(0.001)
+
+
 class TestOrder:
     def test_replies_come_in_order_and_after_the_rows_are_shown(self, play: Play) -> None:
         async def story(stage: Stage) -> None:
@@ -137,6 +142,29 @@ class TestOrder:
             await asyncio.gather(*sent)
             assert len(stage.commits) == 2  # what held it up, and the group
             assert await stage.rows() == {1: 100}
+
+        play(story)
+
+    def test_what_comes_turn_after_turn_of_the_loop_is_one_transaction(self, play: Play) -> None:
+        async def story(stage: Stage) -> None:
+            sent = []
+            for _ in range(5):
+                sent.append(stage.send(bundle(stage.state, plain(stage.state))))
+                await asyncio.sleep(0)
+            await asyncio.gather(*sent)
+            assert len(stage.commits) == 1
+
+        play(story)
+
+    def test_but_nobody_waits_for_long_while_more_comes(self, play: Play) -> None:
+        async def story(stage: Stage) -> None:
+            sent = []
+            for _ in range(100):
+                sent.append(stage.send(bundle(stage.state, plain(stage.state))))
+                hold_the_loop()
+                await asyncio.sleep(0)
+            await asyncio.gather(*sent)
+            assert len(stage.commits) > 1
 
         play(story)
 

@@ -2,24 +2,32 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
+import msgspec
 import pytest
 
 from multiarm.domain.errors import (
     ArmNotFound,
+    Busy,
     ExperimentExists,
     ExperimentGone,
     ExperimentNotFound,
     InvalidDecision,
+    InvalidReward,
     MultiarmError,
     NoEnabledArms,
     StaleEpoch,
 )
+from multiarm.domain.records import Increment
 from multiarm.domain.spec import ArmSpec, Update
 from multiarm.service.batch import BatchFaults
 from postgres import Clock, Service, run_service
+
+Submitted: TypeAlias = "asyncio.Future[Sequence[bool | Exception]]"
 
 
 @dataclass
@@ -269,5 +277,100 @@ class TestDispatch:
                 await service.supervisor.update("button", update)
             assert service.accountant.stop(10)
             assert service.accountant.written == {"decisions": 1, "rewards": 2, "requests": 0}
+
+        run_service(tmp_path, story, clock=Clock())
+
+
+def submitted(service: Service, updates: Sequence[Update | Increment], name: str = "button") -> Submitted:
+    """Updates of as many callers, that came in the same turn of the loop: what each of them is told."""
+    supervisor = service.supervisor
+    experiment, now = supervisor.experiment(name), service.clock()
+    increments = [u if isinstance(u, Increment) else supervisor.credit(experiment, u, now) for u in updates]
+    told: Submitted = asyncio.get_running_loop().create_future()
+    supervisor.submit(experiment, increments, now, told.set_result)
+    return told
+
+
+def red(key: str | None = None) -> Update:
+    return Update(1.0, arm_id="red", key=key)
+
+
+class TestRewardsOfOneTurn:
+    def test_each_caller_is_told_of_his_own(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            told = await submitted(service, [red("a"), red(), red("a"), Update(0.5, arm_id="green")])
+            assert told == [True, True, False, True]
+            assert await submitted(service, [red("b"), red("a")]) == [True, False]
+            assert [row.pull_count for row in service.rows_in_memory().values()] == [3, 1]
+            assert service.rows_in_memory() == await service.rows()
+
+        run_service(tmp_path, story)
+
+    def test_a_reward_for_an_arm_that_is_gone_takes_no_other_along(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            deleting = asyncio.create_task(service.supervisor.delete_arm("button", "green"))
+            await asyncio.sleep(0)
+            told = submitted(service, [red("a"), Update(1.0, arm_id="green"), red("a"), red()])
+            first, gone, again, plain = await told
+            assert (first, again, plain) == (True, False, True)
+            assert isinstance(gone, ArmNotFound)
+            await deleting
+            assert [row.pull_count for row in (await service.rows()).values()] == [2]
+            assert all(entry.balanced for entry in service.audit())
+
+        run_service(tmp_path, story)
+
+    def test_nor_does_one_that_makes_the_sums_infinite(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            supervisor = service.supervisor
+            sound = supervisor.credit(supervisor.experiment("button"), red(), service.clock())
+            endless = msgspec.structs.replace(sound, numbers=(1.0, 1e308, 1e308))
+            first, refused, last = await submitted(service, [endless, endless, red()])
+            assert (first, last) == (True, True)
+            assert isinstance(refused, InvalidReward)
+
+        run_service(tmp_path, story)
+
+    def test_all_are_told_of_a_reset(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            resetting = asyncio.create_task(service.supervisor.reset("button"))
+            await asyncio.sleep(0)
+            told = await submitted(service, [red(), red("a")])
+            assert [type(outcome) for outcome in told] == [StaleEpoch, StaleEpoch]
+            await resetting
+            assert not await service.rows()
+
+        run_service(tmp_path, story)
+
+    def test_where_the_mailbox_is_nearly_full_as_many_as_fit(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            waiting = asyncio.create_task(service.supervisor.update("button", red()))
+            await asyncio.sleep(0)
+            told = await submitted(service, [red() for _ in range(4)])
+            assert told[:2] == [True, True]
+            assert [type(outcome) for outcome in told[2:]] == [Busy, Busy]
+            assert await waiting
+            assert [row.pull_count for row in (await service.rows()).values()] == [3]
+
+        run_service(tmp_path, story, mailbox_size_updates=3)
+
+    def test_a_turn_larger_than_the_mailbox_is_taken_whole_where_it_is_empty(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            assert await submitted(service, [red() for _ in range(9)]) == [True] * 9
+
+        run_service(tmp_path, story, mailbox_size_updates=3)
+
+    def test_the_ledger_has_a_row_for_each(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            await submitted(service, [red("a"), red("a"), red()])
+            assert service.accountant.stop(10)
+            assert service.accountant.written["rewards"] == 3
 
         run_service(tmp_path, story, clock=Clock())

@@ -4,6 +4,8 @@ Whatever becomes of the disk, nobody waits for the ledger and nothing but the le
 kept are dropped, counted and reported.
 """
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +24,7 @@ _QUIET_S = 10.0  # without a drop, before the drops are over
 _RETRY_INTERVAL_S = 60.0
 _PAUSE_S = 0.001
 _PRUNE_INTERVAL_S = 3600.0
+_NICENESS = 5  # a third of the loop's share where both want the processor: draws go first, and the ledger keeps up
 
 log = structlog.get_logger()
 
@@ -114,6 +117,8 @@ class Accountant:
         return time.monotonic() - self._flushed_at
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         self._attempt(self._recover)
         while not self._stopping.is_set():
             flush_at = time.monotonic() + self._flush_interval_s

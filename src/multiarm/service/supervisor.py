@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
+import msgspec
 from sqlalchemy import Connection
 
 from multiarm.domain.arm import Arm
@@ -186,36 +187,37 @@ class Supervisor(Registry):
 
         `reply` gets for each whether it was new, or why it was not counted after all.
         """
+        self._submit(experiment.state.experiment_id, request_of(experiment, increments, now), reply)
 
+    def _submit(
+        self, experiment_id: str, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
+    ) -> None:
         def replied(outcome: Outcome) -> None:
             if isinstance(outcome, list):
                 reply(outcome)
-            elif len(increments) == 1 or isinstance(outcome, StoreUnavailable):
-                reply([outcome] * len(increments))
+            elif len(request.increments) == 1 or isinstance(outcome, StoreUnavailable):
+                reply([outcome] * len(request.increments))
             else:
-                self._submit_each(experiment, increments, now, reply)
+                self._submit_each(experiment_id, request, reply)
 
         try:
-            self._commit(experiment, increments, now, replied)
+            self._commit(experiment_id, request, replied)
         except MultiarmError as error:
             replied(error)
 
     def _submit_each(
-        self,
-        experiment: Experiment,
-        increments: Sequence[Increment],
-        now: float,
-        reply: Callable[[Sequence[bool | Exception]], None],
+        self, experiment_id: str, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
     ) -> None:
         outcomes: dict[int, bool | Exception] = {}
 
         def replied(index: int, outcome: Sequence[bool | Exception]) -> None:
             outcomes[index] = outcome[0]
-            if len(outcomes) == len(increments):
-                reply([outcomes[index] for index in range(len(increments))])
+            if len(outcomes) == len(request.increments):
+                reply([outcomes[index] for index in range(len(outcomes))])
 
-        for index, increment in enumerate(increments):
-            self.submit(experiment, [increment], now, partial(replied, index))
+        for index, increment in enumerate(request.increments):
+            alone = msgspec.structs.replace(request, increments=[increment])
+            self._submit(experiment_id, alone, partial(replied, index))
 
     async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
         """Count a batch, all or nothing; returns how many were new.
@@ -245,7 +247,8 @@ class Supervisor(Registry):
 
     async def _counted(self, experiment: Experiment, increments: Sequence[Increment], now: float) -> list[bool]:
         future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-        self._commit(experiment, increments, now, partial(settle, future))
+        request = request_of(experiment, increments, now)
+        self._commit(experiment.state.experiment_id, request, partial(settle, future))
         return await future
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
@@ -259,24 +262,19 @@ class Supervisor(Registry):
         self.health.failed(experiment, error)
         return ExperimentRestarting("It failed at this reward; nothing was counted. Try again.")
 
-    def _commit(
-        self, experiment: Experiment, increments: Sequence[Increment], now: float, reply: Callable[[Outcome], None]
-    ) -> None:
+    def _commit(self, experiment_id: str, request: UpdateRequest, reply: Callable[[Outcome], None]) -> None:
         """Enqueue for the group commit; the reply comes after memory has been shown the rows."""
-        state = experiment.state
-        request = UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now)
-        self._store.update(request, partial(self._committed, state.experiment_id, request, reply))
 
-    def _committed(
-        self, experiment_id: str, request: UpdateRequest, reply: Callable[[Outcome], None], outcome: Outcome
-    ) -> None:
-        if isinstance(outcome, list):
-            self._accountant.record_rewards(
-                RewardRun(request.received_at, experiment_id, request.uid, request.epoch, request.increments, outcome)
-            )
-        elif isinstance(outcome, CommitUnknown):
-            self.doubt(request.uid)
-        reply(outcome)
+        def committed(outcome: Outcome) -> None:
+            if isinstance(outcome, list):
+                uid, epoch, increments = request.uid, request.epoch, request.increments
+                run = RewardRun(request.received_at, experiment_id, uid, epoch, increments, outcome)
+                self._accountant.record_rewards(run)
+            elif isinstance(outcome, CommitUnknown):
+                self.doubt(request.uid)
+            reply(outcome)
+
+        self._store.update(request, committed)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -293,3 +291,8 @@ class Supervisor(Registry):
         if stored is None:
             raise ExperimentNotFound(experiment_id)
         return self.build(stored).snapshot(self.clock()).statistics(counts_only=True)
+
+
+def request_of(experiment: Experiment, increments: Sequence[Increment], now: float) -> UpdateRequest:
+    state = experiment.state
+    return UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now)
