@@ -22,9 +22,10 @@ import uvicorn
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import StartError, Unavailable
 from multiarm.http.app import build_app
+from multiarm.http.config import Config
 from multiarm.http.express import ExpressLane
 from multiarm.http.gate import Gate
-from multiarm.http.protocol import Config, Protocol
+from multiarm.http.protocol import Protocol
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
@@ -246,6 +247,7 @@ def server_config(gate: Gate, lane: ExpressLane | None, settings: Settings) -> C
         gate,
         settings,
         lane,
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

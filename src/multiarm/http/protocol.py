@@ -9,7 +9,7 @@ and stopping waits for what is owed.
 
 import asyncio
 import re
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -17,42 +17,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from multiarm.http.answers import Answer
-from multiarm.http.express import ExpressLane, Plain
-from multiarm.http.gate import STOPPED, UNMATCHED, Gate
-from multiarm.http.head import CHUNKED, Head, malformed
+from multiarm.http.config import Config, WaitsFor
+from multiarm.http.express import Plain
+from multiarm.http.framing import END_OF_HEAD, Framing, HeadTooLarge
+from multiarm.http.gate import STOPPED, UNMATCHED
+from multiarm.http.head import Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
 from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.transport import Flow, JoinedWrites
-from multiarm.settings import Settings
 
-END_OF_HEAD = b"\r\n\r\n"
-EMPTY_LINES = re.compile(rb"[\r\n]*")  # before a request mean nothing
-LINGER_S = 1.0  # how long a refused client may read why, before the connection goes
 UNKNOWN_METHOD = "?"
 
 # The parser would leave HTTP behind after `Upgrade`, and the body with it; a header of another name it passes on.
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 IGNORED = b"\r\nignored:"
-
-State = Literal["idle", "head", "body", "owed", "unread answer", "refused"]
-
-
-class Config(uvicorn.Config):
-    """uvicorn's, with what each connection needs besides. `lane`: None where the application answers everything."""
-
-    def __init__(self, gate: Gate, settings: Settings, lane: ExpressLane | None, **options: Any) -> None:
-        super().__init__(gate, http=Protocol, **options)
-        self.gate = gate
-        self.lane = lane
-        self.head_limit_bytes = settings.head_limit_bytes
-        self.timeouts_s: dict[State, float] = {
-            "idle": settings.keep_alive_timeout_s,
-            "head": settings.head_timeout_s,
-            "body": settings.body_timeout_s,
-            "owed": float("inf"),  # whoever owes the answer has limits of his own
-            "unread answer": settings.answer_timeout_s,
-            "refused": LINGER_S,
-        }
 
 
 class Protocol(HttpToolsProtocol):
@@ -74,13 +52,10 @@ class Protocol(HttpToolsProtocol):
         self._known = {} if config.lane is None else config.lane.heads.known
         self.at_rest = True
         self.served = True  # since the last look at the clock
-        self._state: tuple[State, int] = ("idle", 0)
+        self._state: tuple[WaitsFor, int] = ("idle", 0)
         self._since = 0.0
-        self._preview: httptools.HttpRequestParser | None = None
-        self._previewed = 0
+        self._framing = Framing(config.head_limit_bytes)
         self._rest = b""  # came too early, or is a part of a head
-        self._left = 0  # bytes of the body still to come, or CHUNKED
-        self._trailer_bytes = 0  # and chunk extensions: what of a body is no data
         self._head_read = False
         self._plain: Plain | None = None
         self._parts: list[bytes] = []
@@ -105,14 +80,14 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> Any:
         """Half-closed: the answer still goes out."""
         self.ending = self._half_closed = True
-        return self._owed and not self._left and not self._refused
+        return self._owed and not self._framing.left and not self._refused
 
     def shutdown(self) -> None:
         """The server stops: close now, or after the answer to what has begun to come."""
         self.ending = True
         self._rest = b""
         self._settle()
-        if not self._owed and not self._left:
+        if not self._owed and not self._framing.left:
             self.wire.close()
         elif self.cycle is not None:
             self.cycle.keep_alive = False
@@ -139,12 +114,12 @@ class Protocol(HttpToolsProtocol):
             else:
                 self.wire.close()
 
-    def _waits_for(self) -> State:
+    def _waits_for(self) -> WaitsFor:
         if self._refused:
             return "refused"
         if self.wire.get_write_buffer_size():
             return "unread answer"
-        if self._left:
+        if self._framing.left:
             return "body"
         if self._owed:
             return "owed"
@@ -163,7 +138,7 @@ class Protocol(HttpToolsProtocol):
                 self._owed, self.at_rest = True, False
                 self._lane.take(self, plain, data[cut:])
                 return
-        if not self._refused and (self._left or not self.ending):
+        if not self._refused and (self._framing.left or not self.ending):
             self._read(self._rest + data if self._rest else data)
 
     def _read(self, data: bytes) -> None:
@@ -171,8 +146,11 @@ class Protocol(HttpToolsProtocol):
         at, taken = 0, 1
         try:
             while taken and at < len(data) and not self._must_wait:
-                taken = self._read_body(data, at) if self._left else self._read_head(data, at)
+                taken = self._read_body(data, at) if self._framing.left else self._read_head(data, at)
                 at += taken
+        except HeadTooLarge:
+            detail = f"The head of a request may have {self._settings.head_limit_bytes:,} bytes (head_limit_bytes)."
+            self._refuse(answer(431, "head-too-large", "Head too large", detail))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._refuse(parse_failure(error))
         if not self._refused:
@@ -183,61 +161,31 @@ class Protocol(HttpToolsProtocol):
     def _must_wait(self) -> bool:
         if self._refused or self.wire.is_closing():
             return True
-        return not self._left and (self._owed or self.flow.write_paused)
+        return not self._framing.left and (self._owed or self.flow.write_paused)
 
     def _settle(self) -> None:
-        self.at_rest = not (self._rest or self._left or self.ending or self._must_wait)
+        self.at_rest = not (self._rest or self._framing.left or self.ending or self._must_wait)
         if self._rest and self._must_wait:
             self.flow.pause_reading()
-        elif not (self._left and self._owed) and not self.wire.is_closing():
+        elif not (self._framing.left and self._owed) and not self.wire.is_closing():
             self.flow.resume_reading()  # the body of a request to the application is read as that asks for it
 
     def _read_head(self, data: bytes, at: int) -> int:
-        empty = EMPTY_LINES.match(data, at)
-        if empty is not None and empty.end() > at:
-            return empty.end() - at
-        end = data.find(END_OF_HEAD, at + max(self._previewed - 3, 0))
-        size = (len(data) if end < 0 else end + 4) - at
-        if size > self._settings.head_limit_bytes:
-            self._refuse(self._head_too_large())
-            return 0
-        if end < 0:
-            self._look_at(data[at:])
-            return 0
-        self._preview, self._previewed = None, 0
-        self._head = data[at : at + size]
-        self._head_read = False
-        self.parser.feed_data(UPGRADE.sub(IGNORED, self._head))
-        if not self._head_read:
-            self._refuse(malformed("this is no head of a request."))
-        return size
-
-    def _look_at(self, part: bytes) -> None:
-        """A part of a head goes through a parser of its own, to refuse at once what cannot become one."""
-        if self._preview is None:
-            self._preview, self._previewed = httptools.HttpRequestParser(object()), 0
-        self._preview.feed_data(part[self._previewed :])
-        self._previewed = len(part)
+        if empty := self._framing.empty_lines(data, at):
+            return empty
+        self._head = self._framing.head(data, at)
+        if self._head:
+            self._head_read = False
+            self.parser.feed_data(UPGRADE.sub(IGNORED, self._head))
+            if not self._head_read:
+                self._refuse(malformed("this is no head of a request."))
+        return len(self._head)
 
     def _read_body(self, data: bytes, at: int) -> int:
-        """A chunked body ends with an empty line: what is fed at a time ends there, or holds what was cut from one."""
-        if self._left != CHUNKED:
-            piece = data[at : at + self._left]
-            self._left -= len(piece)
-        elif at < 3:
-            piece = data[at : at + 1]
-        else:
-            end = data.find(END_OF_HEAD, at - 3)
-            piece = data[at:] if end < 0 else data[at : end + 4]
-        self._trailer_bytes += len(piece)
+        piece = self._framing.body(data, at)
         self.parser.feed_data(piece)
-        if self._left == CHUNKED and self._trailer_bytes > self._settings.head_limit_bytes:
-            self._refuse(self._head_too_large())
+        self._framing.check_overhead()
         return len(piece)
-
-    def _head_too_large(self) -> Answer:
-        detail = f"The head of a request may have {self._settings.head_limit_bytes:,} bytes (head_limit_bytes)."
-        return answer(431, "head-too-large", "Head too large", detail)
 
     # --- what the parser finds -------------------------------------------------------------------------------------
 
@@ -248,7 +196,6 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_read = self.served = True
-        self._trailer_bytes = 0
         head = Head(self.parser.get_method(), self.url, self.headers, self.parser.get_http_version())
         refusal = head.objection()
         if refusal is not None:
@@ -256,7 +203,7 @@ class Protocol(HttpToolsProtocol):
             return
         head.to_origin_form()
         self.url = head.target
-        self._left = head.body_length
+        self._framing.expect_body(head.body_length)
         if self._lane is not None and self.parser.should_keep_alive():
             self._plain = self._lane.judge(head)
         if self._plain is None:
@@ -269,14 +216,14 @@ class Protocol(HttpToolsProtocol):
                 self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_body(self, body: bytes) -> None:
-        self._trailer_bytes = 0
+        self._framing.found_data()
         if self._plain is not None:
             self._parts.append(body)
         elif not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._left = 0
+        self._framing.left = 0
         plain, self._plain = self._plain, None
         if plain is not None and self._lane is not None:
             self._lane.admit(self._head, plain, self.headers)
@@ -307,7 +254,7 @@ class Protocol(HttpToolsProtocol):
     def _answered(self) -> None:
         self._owed = False
         self.served = True
-        if self._rest or self._left or self.ending or self.flow.write_paused:
+        if self._rest or self._framing.left or self.ending or self.flow.write_paused:
             self._go_on()
         else:
             self.at_rest = True
@@ -315,7 +262,7 @@ class Protocol(HttpToolsProtocol):
     def _go_on(self) -> None:
         data, self._rest = self._rest, b""
         self._read(data)
-        if self.ending and not self._refused and (self._half_closed if self._left else not self._owed):
+        if self.ending and not self._refused and (self._half_closed if self._framing.left else not self._owed):
             self.wire.close()
 
     def give_up(self) -> None:
