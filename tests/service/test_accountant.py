@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
+from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
-from multiarm.domain.records import Increment
+from multiarm.domain.records import Decision, Increment
 from multiarm.service.accountant import Accountant, DropReport, Tray
-from multiarm.storage.columns import DecisionRow, RewardRun, Row, Table
+from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Run, Table
 from multiarm.storage.ledger import Ledger
 from small_disk import SmallDisk
 
@@ -28,8 +29,9 @@ def record_request(accountant: Accountant, number: int, count: int = 1) -> None:
     accountant.record_requests(NOON, "GET", "/v1/list", 200, float(number), count=count)
 
 
-def decision(number: int) -> DecisionRow:
-    return (SIGNER.sign(1, 0, 0, NOON, 0.5)[1], False, "button", f"red-{number}")
+def decision(number: int) -> DecisionRun:
+    share = Share(Arm(0, f"red-{number}"), 0.5, 0.0)
+    return DecisionRun("button", [Decision(share, *SIGNER.sign(1, 0, 0, NOON, 0.5), False, NOON)])
 
 
 def rewards(*numbers: int) -> RewardRun:
@@ -64,7 +66,7 @@ class TestRecording:
         accountant.start()
         for number in range(100):
             record_request(accountant, number)
-            accountant.record_decision(decision(number))
+            accountant.record_decisions(decision(number))
             accountant.record_rewards(rewards(number))
         assert accountant.stop(10)
         assert numbers(tmp_path) == list(range(100))
@@ -115,19 +117,19 @@ class TestRecording:
         assert [entry["event"] for entry in logs] == ["ledger_rows_dropped"]
 
     def test_between_two_threads_no_row_is_lost_or_doubled(self) -> None:
-        tray: Tray[DecisionRow] = Tray(1_000_000)
-        sent: list[DecisionRow] = [(b"", False, "button", str(number)) for number in range(200_000)]
+        tray: Tray[RequestRun] = Tray(1_000_000)
+        sent = [RequestRun(NOON, "GET", "/", 200, float(number), None) for number in range(200_000)]
 
         def send() -> None:
-            for row in sent:
-                tray.put(row)
+            for run in sent:
+                tray.put(run, 1)
 
         interval_s = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)
         try:
             thread = threading.Thread(target=send)
             thread.start()
-            received: list[DecisionRow] = []
+            received: list[RequestRun] = []
             while thread.is_alive():
                 received += tray.take()
             received += tray.take()
@@ -151,7 +153,7 @@ class TestFailures:
             for number in range(1_000, 1_500):
                 record_request(accountant, number)
             until(lambda: accountant.dropped["requests"] == 500)
-            accountant.record_decision(decision(1))
+            accountant.record_decisions(decision(1))
             until(lambda: accountant.dropped["decisions"] == 1)
             disk.empty()
             record_request(accountant, 2)
@@ -181,7 +183,7 @@ class TestFailures:
         class Broken(Ledger):
             broken = True
 
-            def write(self, table: Table, rows: Sequence[Row], now: float) -> int:
+            def write(self, table: Table, rows: Sequence[Run], now: float) -> int:
                 return 1 // 0 if self.broken else super().write(table, rows, now)
 
             recover = prune = rotate = fail

@@ -2,6 +2,8 @@ import errno
 import os
 import re
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import UNIQUE, DecisionSigner
-from multiarm.domain.records import Increment
-from multiarm.storage.columns import SCHEMAS, DecisionRow, RequestRun, RewardRun, Table
+from multiarm.domain.records import Decision, Increment
+from multiarm.storage.columns import SCHEMAS, DecisionRun, RequestRun, RewardRun, Table, pieces, row_count
 from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted
 
@@ -52,10 +55,10 @@ def files(root: Path, pattern: str) -> list[Path]:
 
 class TestColumns:
     def test_a_decision_keeps_all_that_was_said(self, tmp_path: Path) -> None:
-        claims = DecisionSigner.random().sign(2**63 - 1, 7, 3, NOON + 0.25, 0.125)[1]
-        row: DecisionRow = (claims, True, "button", "red")
+        token, claims = DecisionSigner.random().sign(2**63 - 1, 7, 3, NOON + 0.25, 0.125)
+        decision = Decision(Share(RED, 0.125, 1.0), token, claims, True, NOON + 0.25)
         ledger = Ledger(tmp_path)
-        assert ledger.write("decisions", [row], NOON) == 1
+        assert ledger.write("decisions", [DecisionRun("button", [decision])], NOON) == 1
         ledger.close()
         compact(ledger)
         assert read(tmp_path, "decisions") == [
@@ -124,7 +127,7 @@ class TestColumns:
         assert numbers(tmp_path) == list(range(5_000))
 
     def test_a_reward_that_does_not_fit_costs_nothing_else_of_its_run(self, tmp_path: Path) -> None:
-        increments = [Increment(RED, (1.0,), NOON, None, float(number), None, None, None, None) for number in range(99)]
+        increments = [plain(number) for number in range(99)]
         increments[40] = Increment(RED, (1.0,), NOON, None, cast("float", "much"), None, None, None, None)
         news = [number % 3 == 0 for number in range(99)]
         ledger = Ledger(tmp_path)
@@ -136,11 +139,25 @@ class TestColumns:
 
     def test_runs_become_as_many_rows(self, tmp_path: Path) -> None:
         ledger = Ledger(tmp_path)
-        runs = [request(1, count=3), request(2), request(3, count=10_000), request(4, count=2)]
-        assert ledger.write("requests", runs, NOON) == 10_006
+        counts = (3, 1, 10_000, 2, 4_000, 100, 4_096, 1)
+        runs = [request(number, count=count) for number, count in enumerate(counts)]
+        assert ledger.write("requests", runs, NOON) == sum(counts)
         ledger.close()
         compact(ledger)
-        assert numbers(tmp_path) == [1] * 3 + [2] + [3] * 10_000 + [4] * 2
+        assert Counter(numbers(tmp_path)) == dict(enumerate(counts))
+
+    @pytest.mark.parametrize("counts", [(5,), (3, 3, 3), (1, 4, 1), (4, 4), (9, 1, 2), (1, 1, 1, 1, 1)])
+    @pytest.mark.parametrize("limit_rows", [1, 2, 3, 4, 5, 100])
+    def test_pieces_hold_every_row_once_and_in_order(self, counts: tuple[int, ...], limit_rows: int) -> None:
+        numbered = iter(range(100))
+        runs = [
+            RewardRun(NOON, "button", 1, 0, [plain(next(numbered)) for _ in range(count)], [True] * count)
+            for count in counts
+        ]
+        cut = list(pieces(runs, limit_rows))
+        assert [row_count(piece) for piece in cut[:-1]] == [limit_rows] * (len(cut) - 1)
+        found = [i.reward for piece in cut for run in cast("Sequence[RewardRun]", piece) for i in run.increments]
+        assert found == list(range(sum(counts)))
 
 
 class TestSegments:
@@ -417,12 +434,16 @@ class TestDocument:
             assert f"`{field.name}`" in section, f"{table}.{field.name}"
 
 
+def plain(number: int) -> Increment:
+    return Increment(RED, (1.0,), NOON, None, float(number), None, None, None, None)
+
+
 def reward_row(increment: Increment, *, new: bool = True) -> RewardRun:
     return RewardRun(increment.issued_at or NOON, "button", 1, 0, [increment], [new])
 
 
 def write_example(ledger: Ledger) -> None:
-    decisions: list[DecisionRow] = []
+    decisions: list[Decision] = []
     rewards: list[RewardRun] = []
     signer = DecisionSigner.random()
     for arm_id, time, propensity, reward in (
@@ -433,16 +454,17 @@ def write_example(ledger: Ledger) -> None:
         ("red", NOON, 0.5, 1.0),
         ("red", NOON + 3_599, 0.8, 0.0),
     ):
-        claims = signer.sign(1, 0, 0, time, propensity)[1]
-        decisions.append((claims, False, "button", arm_id))
+        arm = Arm(0, arm_id)
+        token, claims = signer.sign(1, 0, 0, time, propensity)
+        decisions.append(Decision(Share(arm, propensity, 0.0), token, claims, False, time))
         if reward is not None:
             unique = claims[UNIQUE]
-            answer = Increment(Arm(0, arm_id), (1.0,), time, "d:", reward, propensity, time, unique, None)
+            answer = Increment(arm, (1.0,), time, "d:", reward, propensity, time, unique, None)
             rewards += [reward_row(answer), reward_row(answer, new=False)]
     rewards.append(reward_row(Increment(RED, (1.0,), NOON, "k:k", 9.0, None, None, None, None)))
     requests = [RequestRun(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
     requests.append(RequestRun(NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
-    ledger.write("decisions", decisions, NOON)
+    ledger.write("decisions", [DecisionRun("button", decisions)], NOON)
     ledger.write("rewards", rewards, NOON)
     ledger.write("requests", requests, NOON)
     ledger.close()

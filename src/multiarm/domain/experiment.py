@@ -106,16 +106,24 @@ class Experiment:
 
         Raises ExperimentDisabled or NoEnabledArms.
         """
+        return self.draw_many(1, now, rng)[0]
+
+    def draw_many(self, count: int, now: float, rng: Random) -> list[Decision]:
+        """The same `count` times, at the same time."""
         allocation = self.allocation
         if allocation is None or now >= self._fresh_until:
             allocation = self._allocation_at(now)
-        u = rng.random()
-        share = allocation.choose(u)
-        number = share.arm.number
-        state = self.state
-        token, claims = self._signer.sign(state.uid, number, state.epoch, now, share.propensity)
-        self.draws[number] = self.draws.get(number, 0) + 1
-        return Decision(share, token, claims, u < share.random_below, now)
+        choose, random, sign, draws = allocation.choose, rng.random, self._signer.sign, self.draws
+        uid, epoch = self.state.uid, self.state.epoch
+        decisions = []
+        for _ in range(count):
+            u = random()
+            share = choose(u)
+            number = share.arm.number
+            token, claims = sign(uid, number, epoch, now, share.propensity)
+            draws[number] = draws.get(number, 0) + 1
+            decisions.append(Decision(share, token, claims, u < share.random_below, now))
+        return decisions
 
     def credit(self, update: Update, now: float) -> Increment:
         """Validate a reward and say what it adds; changes nothing.

@@ -20,7 +20,6 @@ import re
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from itertools import groupby
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -72,11 +71,18 @@ class Turn(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """`serve` answers, and returns the status; or None where the answer comes later."""
+    """`serve` takes a request in, for an answer at the end of the turn or later."""
 
     method: str
     route: str
-    serve: Callable[[Connection, Plain, bytes, Turn], int | None]
+    serve: Callable[[Connection, Plain, bytes, Turn], None]
+
+
+class Draws(NamedTuple):
+    """The connections that ask for draws of one experiment, in one turn."""
+
+    plain: Plain
+    connections: list[Connection]
 
 
 class Rewards(NamedTuple):
@@ -105,6 +111,7 @@ class ExpressLane:
             (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", self._update_batch),
         }
         self._waiting: list[tuple[Connection, Plain, bytes]] = []
+        self._draws: dict[str, Draws] = {}
         self._rewards: dict[str, Rewards] = {}
         self._came_at = 0.0
         self.stamp([])
@@ -145,43 +152,62 @@ class ExpressLane:
     def _serve(self) -> None:
         waiting, self._waiting = self._waiting, []
         turn = Turn(self._supervisor.clock(), self._came_at)
-        answered: list[tuple[Plain, int]] = []
         for connection, plain, body in waiting:
             try:
-                status = plain.operation.serve(connection, plain, body, turn)
+                plain.operation.serve(connection, plain, body, turn)
             except Exception:
                 self._fail(connection, plain)
-                continue
-            if status is not None:
-                answered.append((plain, status))
-        for (plain, status), same in groupby(answered):
-            self._note(plain, status, turn, sum(1 for _ in same))
+        if self._draws:
+            self._answer_draws(turn)
         if self._rewards:
             self._submit_rewards(turn)
 
-    # --- what they get -----------------------------------------------------------------------------------------------
+    def _fail(self, connection: Connection, plain: Plain) -> None:
+        """What fails for one must not keep the others from their answers."""
+        log.exception("answer_failed", route=plain.operation.route)
+        connection.wire.abort()
 
-    def _draw(self, connection: Connection, plain: Plain, _body: bytes, turn: Turn) -> int:
-        try:
-            decision = self._supervisor.draw(plain.experiment_id, turn.now)
-            rendered = decision.share.rendered
-            if rendered is None or rendered[0] is not self._first_headers:
-                rendered = self._render(decision)
-        except Exception as error:
-            answer = failed(plain, error)
-            connection.reply(answer)
-            return answer.status
+    # --- draws -------------------------------------------------------------------------------------------------------
+
+    def _draw(self, connection: Connection, plain: Plain, _body: bytes, _turn: Turn) -> None:
+        draws = self._draws.get(plain.experiment_id)
+        if draws is None:
+            draws = self._draws[plain.experiment_id] = Draws(plain, [])
+        draws.connections.append(connection)
+
+    def _answer_draws(self, turn: Turn) -> None:
+        draws, self._draws = self._draws, {}
+        for plain, connections in draws.values():
+            try:
+                decisions = self._supervisor.draw_many(plain.experiment_id, len(connections), turn.now)
+            except Exception as error:
+                answer = failed(plain, error)
+                for connection in connections:
+                    self._reply(connection, plain, turn, answer)
+                continue
+            for connection, decision in zip(connections, decisions, strict=True):
+                try:
+                    self._answer_draw(connection, decision)
+                except Exception:
+                    self._fail(connection, plain)
+            self._note(plain, 200, turn, len(connections))
+
+    def _answer_draw(self, connection: Connection, decision: Decision) -> None:
+        rendered = decision.share.rendered
+        if rendered is None or rendered[0] is not self._first_headers:
+            rendered = self._render(decision)
         if connection.ending:
             connection.reply(operations.drawn(decision))
         else:
             connection.send(rendered[1] + decision.token + rendered[2])
-        return 200
 
     def _render(self, decision: Decision) -> tuple[Sequence[Header], bytes, bytes]:
         """What comes before and after the decision_id, all that changes from draw to draw within a second."""
         before, after = operations.drawn(decision).on_the_wire(self._first_headers).split(decision.token, 1)
         decision.share.rendered = rendered = self._first_headers, before, after
         return rendered
+
+    # --- rewards -----------------------------------------------------------------------------------------------------
 
     def _update(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         supervisor, experiment_id = self._supervisor, plain.experiment_id
@@ -225,15 +251,12 @@ class ExpressLane:
         if count:
             self._note(plain, 200, turn, count)
 
-    def _fail(self, connection: Connection, plain: Plain) -> None:
-        """What fails for one must not keep the others from their answers."""
-        log.exception("answer_failed", route=plain.operation.route)
-        connection.wire.abort()
-
     def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         limit = self._settings.batch_limit_updates
         batch = operations.update_batch(self._supervisor, plain.experiment_id, body, limit)
         self._serve_later(connection, plain, turn, batch)
+
+    # --- answers ----------------------------------------------------------------------------------------------------
 
     def _serve_later(self, connection: Connection, plain: Plain, turn: Turn, work: Coroutine[Any, Any, Answer]) -> None:
         """Answer when `work` is done; uvicorn cancels it where stopping takes too long."""

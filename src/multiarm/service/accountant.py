@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from multiarm.storage.columns import DecisionRow, RequestRun, RewardRun, Row, Table, row_count
+from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Run, Table, row_count
 from multiarm.storage.ledger import Ledger
 
-RowT = TypeVar("RowT", bound=Row)
+RunT = TypeVar("RunT", bound=Run)
 
 _REPORT_INTERVAL_S = 60.0
 _QUIET_S = 10.0  # without a drop, before the drops are over
@@ -56,16 +56,21 @@ class Accountant:
         self._flush_interval_s = flush_interval_s
         self._retention_days = retention_days
         self._clock = clock
-        decisions: Tray[DecisionRow] = Tray(mailbox_size_rows)
-        # The tray's own method: one here that passes the row on would double the cost.
-        self.record_decision: Callable[[DecisionRow], None] = decisions.put
+        self._decisions: Tray[DecisionRun] = Tray(mailbox_size_rows)
         self._rewards: Tray[RewardRun] = Tray(mailbox_size_rows)
         self._requests: Tray[RequestRun] = Tray(mailbox_size_rows)
-        self._books = (Book("decisions", decisions), Book("rewards", self._rewards), Book("requests", self._requests))
+        self._books = (
+            Book("decisions", self._decisions),
+            Book("rewards", self._rewards),
+            Book("requests", self._requests),
+        )
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
         self._prune_at = self._compact_at = self._flushed_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="multiarm-accountant", daemon=True)
+
+    def record_decisions(self, run: DecisionRun) -> None:
+        self._decisions.put(run, run.row_count)
 
     def record_rewards(self, run: RewardRun) -> None:
         self._rewards.put(run, run.row_count)
@@ -176,7 +181,7 @@ class Accountant:
                 log.warning("ledger_step_failed", error=repr(error), backlog_count=self._ledger.backlog_count)
 
 
-class Tray(Generic[RowT]):
+class Tray(Generic[RunT]):
     """Rows from one thread to another, without a lock or a wake-up: each use of the list is one atomic step.
 
     Each of the two counts for itself.
@@ -185,31 +190,31 @@ class Tray(Generic[RowT]):
     def __init__(self, limit_rows: int) -> None:
         self.limit_rows = limit_rows
         self.overflow_count = 0
-        self._rows: list[RowT] = []
+        self._runs: list[RunT] = []
         self._put_count = 0
         self._taken_count = 0
 
-    def put(self, row: RowT, count: int = 1) -> None:
-        """Leave what makes `count` rows, or drop and count it where the mailbox has no room for them."""
+    def put(self, run: RunT, count: int) -> None:
+        """Leave a run of `count` rows, or drop and count them where the mailbox has no room for all."""
         put_count = self._put_count + count
         if put_count - self._taken_count <= self.limit_rows:
             self._put_count = put_count
-            self._rows.append(row)
+            self._runs.append(run)
         else:
             self.overflow_count += count
 
-    def take(self) -> list[RowT]:
-        """All that is there; a row that arrives meanwhile stays for the next time."""
-        rows = self._rows[:]
-        del self._rows[: len(rows)]
-        self._taken_count += row_count(rows)
-        return rows
+    def take(self) -> list[RunT]:
+        """All that is there; what arrives meanwhile stays for the next time."""
+        runs = self._runs[:]
+        del self._runs[: len(runs)]
+        self._taken_count += row_count(runs)
+        return runs
 
 
-class Book(Generic[RowT]):
+class Book(Generic[RunT]):
     """One table of the ledger: what waits for it and what became of the rows."""
 
-    def __init__(self, table: Table, tray: Tray[RowT]) -> None:
+    def __init__(self, table: Table, tray: Tray[RunT]) -> None:
         self.table: Table = table
         self.tray = tray
         self.written_count = 0
@@ -221,14 +226,14 @@ class Book(Generic[RowT]):
         return self.tray.overflow_count + self._failed_count
 
     def flush(self, ledger: Ledger, now: float) -> None:
-        rows = self.tray.take()
+        runs = self.tray.take()
         written_count, reason = 0, "a row does not fit the columns"
-        if rows:
+        if runs:
             try:
-                written_count = ledger.write(self.table, rows, now)
+                written_count = ledger.write(self.table, runs, now)
             except Exception as error:
                 reason = str(error)
-        failed_count = row_count(rows) - written_count
+        failed_count = row_count(runs) - written_count
         self.written_count += written_count
         self._failed_count += failed_count
         self._report.observe(

@@ -38,7 +38,7 @@ from multiarm.service.health import HealthKeeper, RestartPolicy
 from multiarm.service.registry import Registry
 from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
-from multiarm.storage.columns import RewardRun
+from multiarm.storage.columns import DecisionRun, RewardRun
 from multiarm.storage.rewards import Outcome, UpdateRequest
 
 
@@ -148,20 +148,24 @@ class Supervisor(Registry):
 
     # --- the hot path -------------------------------------------------------------------------------------------
 
-    def draw(self, experiment_id: str, now: float | None = None) -> Decision:
-        """Answer a draw from memory: no lock, no await, no disk. `now`: where the caller has just read the clock."""
+    def draw(self, experiment_id: str) -> Decision:
+        """Answer a draw from memory: no lock, no await, no disk."""
+        return self.draw_many(experiment_id, 1, self.clock())[0]
+
+    def draw_many(self, experiment_id: str, count: int, now: float) -> list[Decision]:
+        """The same for `count` callers at once; all of them, or none."""
         experiment = self.experiments.get(experiment_id) or self.experiment(experiment_id)
         if experiment.state.uid in self.health.known:
             self.health.require_running(experiment.state.uid)
         try:
-            decision = experiment.draw(self.clock() if now is None else now, self._rng)
+            decisions = experiment.draw_many(count, now, self._rng)
         except MultiarmError:
             raise
         except Exception as error:
             self.health.failed(experiment, error)
             raise ExperimentRestarting("It failed at this draw and is restarted from its stored state.") from error
-        self._accountant.record_decision((decision.claims, decision.random, experiment_id, decision.share.arm.arm_id))
-        return decision
+        self._accountant.record_decisions(DecisionRun(experiment_id, decisions))
+        return decisions
 
     async def update(self, experiment_id: str, update: Update) -> bool:
         """Count one reward, durably. False where it was counted before."""

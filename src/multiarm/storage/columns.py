@@ -9,13 +9,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from multiarm.domain.decision import CLAIMS
-from multiarm.domain.records import Increment
+from multiarm.domain.records import Decision, Increment
 
 Table: TypeAlias = Literal["decisions", "rewards", "requests"]
 
-# Times are seconds since the epoch. A draw is one row, a plain tuple, because draws are many: what its decision says,
-# packed; whether it was random; experiment_id; arm_id.
-DecisionRow: TypeAlias = tuple[bytes, bool, str, str]
+
+# The ledger gets its rows in runs, of what happened together. Times are seconds since the epoch.
+class DecisionRun(NamedTuple):
+    """Draws of one experiment: as many rows."""
+
+    experiment_id: str
+    decisions: Sequence[Decision]
+
+    @property
+    def row_count(self) -> int:
+        return len(self.decisions)
+
+    def part(self, start: int, stop: int) -> Self:
+        return self._replace(decisions=self.decisions[start:stop])
 
 
 class RewardRun(NamedTuple):
@@ -52,7 +63,7 @@ class RequestRun(NamedTuple):
 
 
 Column: TypeAlias = Any  # a sequence, a NumPy or an Arrow array
-Row: TypeAlias = DecisionRow | RewardRun | RequestRun
+Run: TypeAlias = DecisionRun | RewardRun | RequestRun
 
 _TIME = pa.timestamp("us", tz="UTC")
 _HEX_DIGITS = np.frombuffer(bytes(range(256)).hex().encode(), np.dtype("<u2"))  # two of them a byte
@@ -89,24 +100,18 @@ SCHEMAS: Mapping[Table, pa.Schema] = {
 }
 
 
-def row_count(rows: Sequence[Row]) -> int:
-    """How many rows of the table they are."""
-    if rows and isinstance(rows[0], RewardRun | RequestRun):
-        return sum(run.row_count for run in rows if isinstance(run, RewardRun | RequestRun))
-    return len(rows)
+def row_count(runs: Iterable[Run]) -> int:
+    return sum(run.row_count for run in runs)
 
 
-def pieces(rows: Sequence[Row], limit_rows: int) -> Iterator[Sequence[Row]]:
+def pieces(runs: Iterable[Run], limit_rows: int) -> Iterator[Sequence[Run]]:
     """The same rows, at most `limit_rows` at a time; runs are cut where they do not fit."""
-    if rows and not isinstance(rows[0], RewardRun | RequestRun):
-        yield from (rows[start : start + limit_rows] for start in range(0, len(rows), limit_rows))
-        return
-    piece: list[Row] = []
+    piece: list[Run] = []
     room = limit_rows
-    for run in cast("Sequence[RewardRun | RequestRun]", rows):
+    for run in runs:
         at = 0
         while at < run.row_count:
-            part = run.part(at, at + room)
+            part = run if not at and run.row_count <= room else run.part(at, at + room)
             piece.append(part)
             at += part.row_count
             room -= part.row_count
@@ -117,40 +122,41 @@ def pieces(rows: Sequence[Row], limit_rows: int) -> Iterator[Sequence[Row]]:
         yield piece
 
 
-def batches(table: Table, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
+def batches(table: Table, runs: Sequence[Run]) -> Iterator[pa.RecordBatch]:
     """The rows as columns; where some do not fit, halves of halves, without these."""
     schema = SCHEMAS[table]
     try:
         if table == "decisions":
-            columns = _decision_columns(cast("Sequence[DecisionRow]", rows))
+            columns = _decision_columns(cast("Sequence[DecisionRun]", runs))
         elif table == "rewards":
-            columns = _reward_columns(cast("Sequence[RewardRun]", rows))
+            columns = _reward_columns(cast("Sequence[RewardRun]", runs))
         else:
-            columns = _request_columns(cast("Sequence[RequestRun]", rows))
+            columns = _request_columns(cast("Sequence[RequestRun]", runs))
         arrays = [_array(*pair) for pair in zip(schema, columns, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except (ValueError, TypeError, OverflowError, AttributeError):
-        count = row_count(rows)
+        count = row_count(runs)
         if count > 1:
-            for half in pieces(rows, (count + 1) // 2):
+            for half in pieces(runs, (count + 1) // 2):
                 yield from batches(table, half)
 
 
-def _decision_columns(rows: Sequence[DecisionRow]) -> Iterable[Column]:
+def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
     """The draws are many: their claims are unpacked all at once."""
-    claims, randoms, experiment_ids, arm_ids = zip(*rows, strict=True)
+    decisions = [decision for run in runs for decision in run.decisions]
+    claims = [decision.claims for decision in decisions]
     if set(map(len, claims)) != {CLAIMS.itemsize}:
         raise ValueError("these are no claims of a decision")
     packed = np.frombuffer(b"".join(claims), CLAIMS)
     return (
         packed["time"],
-        experiment_ids,
+        _repeated([run.experiment_id for run in runs], [run.row_count for run in runs]),
         packed["uid"].astype(np.int64),
         packed["epoch"].astype(np.int32),
-        arm_ids,
+        [decision.share.arm.arm_id for decision in decisions],
         packed["arm_number"].astype(np.int32),
         packed["propensity"].astype(np.float64),
-        randoms,
+        [decision.random for decision in decisions],
         _hex(packed["unique"]),
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from multiarm.storage.columns import SCHEMAS, Row, Table, batches, pieces
+from multiarm.storage.columns import SCHEMAS, Run, Table, batches, pieces
 from multiarm.storage.segment import Compacted, Segment, compact
 
 _BATCH_ROWS = 4_096  # about a millisecond and a half
@@ -49,7 +49,7 @@ class Ledger:
         self._backlog: deque[Path] = deque()
         self._compaction: Iterator[Compacted | None] | None = None
 
-    def write(self, table: Table, rows: Sequence[Row], now: float) -> int:
+    def write(self, table: Table, runs: Sequence[Run], now: float) -> int:
         """Append rows, each to the partition of its own UTC date, and sync them: how many are now on disk.
 
         Rows that do not fit the columns are left out. Raises `OSError`, and then no row is kept.
@@ -57,7 +57,7 @@ class Ledger:
         touched: dict[str, Segment] = {}
         count = 0
         try:
-            for piece in pieces(rows, _BATCH_ROWS):
+            for piece in pieces(runs, _BATCH_ROWS):
                 for batch in batches(table, piece):
                     for partition, part in _by_date(batch):
                         if partition not in touched:
