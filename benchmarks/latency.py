@@ -15,7 +15,7 @@ from works import BENCH, CONNECTIONS, Say
 SHARES = (0.1, 0.5, 0.9)
 UPDATE_CONNECTIONS = 256
 GENERATOR_LIMIT = 75_000  # requests a second, about; `Outcome.generator_limited` says when a run met it
-BESIDE_UPDATES, BESIDE_DRAWS = 20_000, 5_000
+BESIDE_UPDATES, BESIDE_DRAWS = 20_000, 1_000  # draws enough to see the latency, and no load of their own
 SHOWN = ("50", "90", "99", "99.9", "100")
 
 

@@ -76,6 +76,7 @@ class Pool:
         self.lags: list[float] = []
         self.errors = 0
         self.sent = 0
+        self.usual_bytes = 0  # of an answer: one as long as the last needs no closer look
 
     async def connect(self, port: int) -> None:
         loop = asyncio.get_running_loop()
@@ -135,11 +136,13 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.buffer:
             data = self.buffer + data
-        if not is_whole(data):
-            self.buffer = data
-            return
-        self.buffer = b""
         pool = self.pool
+        if len(data) != pool.usual_bytes:
+            if not is_whole(data):
+                self.buffer = data
+                return
+            pool.usual_bytes = len(data)
+        self.buffer = b""
         self.free_since = now = perf_counter()
         pool.latencies.append(now - self.due)
         if not data.startswith(GOOD):
