@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 10
 ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: serve demo test bench bench-quick bench-soak load-tools clean
+.PHONY: serve demo test bench bench-quick bench-docs bench-soak load-tools clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/multiarm serve
@@ -24,6 +24,9 @@ bench: $(VENV)/.installed-bench load-tools
 
 bench-quick: $(VENV)/.installed load-tools
 	@$(BIN)/python benchmarks/run.py quick
+
+bench-docs: $(VENV)/.installed-bench
+	@$(BIN)/python benchmarks/document.py
 
 bench-soak: $(VENV)/.installed-test
 	@$(BIN)/python benchmarks/run.py soak --minutes $(MINUTES)

@@ -55,6 +55,32 @@ class TestFreshness:
             draw(experiment, NOW + age)
         assert refresh.times == [NOW]
 
+    def test_many_at_once_are_those_that_come_one_after_another(self) -> None:
+        signer = DecisionSigner.random()
+        together, apart = (Experiment(EpsilonGreedy(epsilon=0.5), ["red", "green"], signer=signer) for _ in range(2))
+        rng, same = random.Random(5), random.Random(5)
+        many = together.draw_many(50, NOW, rng)
+        one_by_one = [apart.draw(NOW, same) for _ in range(50)]
+        assert [(d.arm, d.propensity, d.random) for d in many] == [(d.arm, d.propensity, d.random) for d in one_by_one]
+        assert together.draws == apart.draws
+        assert len({d.unique for d in (*many, *one_by_one)}) == 100
+
+    def test_many_at_once_count_all_or_none(self) -> None:
+        experiment = Experiment(Thompson(), ["red", "green"])
+
+        class Failing(random.Random):
+            left = 7
+
+            def random(self) -> float:
+                self.left -= 1
+                if not self.left:
+                    raise RuntimeError("no more chance")
+                return 0.5
+
+        with pytest.raises(RuntimeError):
+            experiment.draw_many(10, NOW, Failing())
+        assert experiment.draw_count == 0
+
     def test_new_evidence_is_seen_by_the_next_draw(self) -> None:
         refresh = Recomputing()
         experiment = experiment_of("a", "b", refresh=refresh)

@@ -98,11 +98,45 @@ class TestRecording:
             accountant.start()
             accountant.stop(10)
         assert numbers(tmp_path, "rewards", "reward") == [0, 1, 2]
-        assert numbers(tmp_path) == [0, 0, 2]
+        assert numbers(tmp_path) == [0, 0, 1]
         assert [(entry["table"], entry["dropped_count"], entry["reason"]) for entry in logs] == [
             ("rewards", 5, "the mailbox is full"),
             ("requests", 3, "the mailbox is full"),
         ]
+
+    def test_of_a_run_larger_than_the_mailbox_the_first_rows_are_kept(self, tmp_path: Path) -> None:
+        accountant = accountant_of(Ledger(tmp_path), mailbox_size_rows=3)
+        accountant.record_rewards(rewards(*range(10)))
+        accountant.record_rewards(rewards(10))
+        assert accountant.dropped["rewards"] == 8
+        accountant.start()
+        until(lambda: accountant.written["rewards"] == 3)
+        accountant.record_rewards(rewards(11, 12))
+        accountant.stop(10)
+        assert numbers(tmp_path, "rewards", "reward") == [0, 1, 2, 11, 12]
+
+    def test_where_it_may_not_give_way_it_works_all_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError("not here")
+
+        monkeypatch.setattr("os.setpriority", refuse)
+        accountant = accountant_of(Ledger(tmp_path))
+        accountant.start()
+        record_request(accountant, 1)
+        accountant.stop(10)
+        assert numbers(tmp_path) == [1]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+    def test_it_is_nicer_than_the_process_by_five(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[tuple[int, ...]] = []
+        monkeypatch.setattr("os.setpriority", lambda *args: asked.append(args))
+        monkeypatch.setattr("os.getpriority", lambda *_: 10)
+        accountant = accountant_of(Ledger(tmp_path))
+        accountant.start()
+        accountant.stop(10)
+        assert [niceness for _, _, niceness in asked] == [15]
 
     def test_a_row_of_the_wrong_type_costs_only_itself(self, tmp_path: Path) -> None:
         accountant = accountant_of(Ledger(tmp_path))

@@ -11,6 +11,7 @@ class TestMailbox:
         mailbox: Mailbox[str] = Mailbox(100)
         for message, weight in [("a", 2), ("b", 3), ("c", 1), ("d", 9), ("e", 1)]:
             mailbox.put(message, weight)
+        mailbox.wake()
         assert mailbox.waiting == 16
         assert mailbox.take(5) == ["a", "b"]
         assert mailbox.take(5) == ["c"]
@@ -27,8 +28,10 @@ class TestMailbox:
         mailbox.put("c", 3)
         with pytest.raises(Busy):
             mailbox.put("d")
+        mailbox.wake()
         assert mailbox.take(10) == ["a", "c"]
         mailbox.put("d")
+        mailbox.wake()
         assert mailbox.take(10) == ["d"]
 
     def test_a_lone_message_fits_however_heavy(self) -> None:
@@ -36,6 +39,7 @@ class TestMailbox:
         mailbox.put("heavy", 11)
         with pytest.raises(Busy):
             mailbox.put("light")
+        mailbox.wake()
         assert mailbox.take(1) == ["heavy"]
 
     def test_a_closed_one_hands_out_what_waits_and_takes_no_more(self) -> None:
@@ -58,5 +62,8 @@ class TestMailbox:
             mailbox.close()
         else:
             mailbox.put("a")
+            thread.join(0.05)
+            assert not taken  # it sleeps until it is woken
+            mailbox.wake()
         thread.join(10)
         assert taken == [[]] if closing else [["a"]]

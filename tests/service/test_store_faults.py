@@ -167,6 +167,23 @@ class TestUnknownCommit:
 
         run_service(tmp_path, story)
 
+    def test_a_reward_of_one_that_is_deleted_meanwhile_leaves_the_others_alone(
+        self, tmp_path: Path, happened: bool
+    ) -> None:
+        async def story(service: Service) -> None:
+            supervisor = service.supervisor
+            for name in ("button", "other"):
+                await service.create(name)
+            rewarding = asyncio.create_task(supervisor.update("button", Update(1.0, arm_id="red")))
+            await asyncio.sleep(0)
+            supervisor.drop([service.state("button").uid])  # as the reply to a deletion does
+            with unknown_commits(service, happened=happened), pytest.raises(CommitUnknown):
+                await rewarding
+            assert await supervisor.update("other", Update(1.0, arm_id="red"))
+            await service.create("third")
+
+        run_service(tmp_path, story)
+
     def test_after_creating_it_is_there_or_can_be_created(self, tmp_path: Path, happened: bool) -> None:
         async def story(service: Service) -> None:
             with unknown_commits(service, happened=happened), pytest.raises(CommitUnknown):

@@ -43,15 +43,23 @@ class Row(NamedTuple):
 
     def plus(self, increments: Sequence[tuple[Sequence[float], float]], half_life_s: float | None) -> Self:
         """This row and `increments`, pairs (C numbers, evidence time), all decayed one by one to the latest time."""
-        pairs = [(self.sums, self.as_of), *increments] if self.sums else increments
-        numbers, times = zip(*pairs, strict=True)
+        numbers, times = zip(*increments, strict=True)
+        return self.plus_columns(numbers, times, half_life_s)
+
+    def plus_columns(
+        self, numbers: Sequence[Sequence[float]], times: Sequence[float], half_life_s: float | None
+    ) -> Self:
+        """The same, of increments whose numbers and evidence times come apart."""
+        count = len(numbers)
+        if self.sums:
+            numbers, times = [self.sums, *numbers], [self.as_of, *times]
         as_of = max(self.as_of, *times)
         columns: Iterable[Iterable[float]] = zip(*numbers, strict=True)
         if half_life_s is not None:
             weights = [decay_weight(as_of - time, half_life_s) for time in times]
             columns = (map(mul, weights, column) for column in columns)
         sums = tuple(map(math.fsum, columns))
-        return type(self)(sums, as_of, self.pull_count + len(increments), self.draw_count)
+        return type(self)(sums, as_of, self.pull_count + count, self.draw_count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Experiment:
         return self.draw_many(1, now, rng)[0]
 
     def draw_many(self, count: int, now: float, rng: Random) -> list[Decision]:
-        """The same `count` times, at the same time."""
+        """The same `count` times, at the same time: all, or none."""
         allocation = self.allocation
         if allocation is None or now >= self._fresh_until:
             allocation = self._allocation_at(now)
@@ -119,10 +119,11 @@ class Experiment:
         for _ in range(count):
             u = random()
             share = choose(u)
-            number = share.arm.number
-            token, claims = sign(uid, number, epoch, now, share.propensity)
-            draws[number] = draws.get(number, 0) + 1
+            token, claims = sign(uid, share.arm.number, epoch, now, share.propensity)
             decisions.append(Decision(share, token, claims, u < share.random_below, now))
+        for decision in decisions:
+            number = decision.share.arm.number
+            draws[number] = draws.get(number, 0) + 1
         return decisions
 
     def credit(self, update: Update, now: float) -> Increment:
@@ -131,11 +132,20 @@ class Experiment:
         Raises Invalid (422; for several faults InvalidRequest), ArmNotFound, StaleEpoch, DecisionExpired, and
         ForeignDecision.
         """
+        spec, reward = self.state.spec, update.reward
         try:
-            return self._increment(update, now)
+            spec.policy.check_reward(reward)
+            ts = None if update.ts is None else checked_ts(update.ts, now)
+            if update.decision_id is not None:
+                return self._increment_of_decision(update, ts, now)
+            arm = self._by_id.get(update.arm_id or "") or self._named_arm(update)
         except Invalid:
             raise_all(self._faults(update, now))
             raise
+        time = now if ts is None else min(ts, now)
+        key = None if update.key is None else f"k:{update.key}"
+        numbers = spec.policy.increment(Observation(reward, spec.reward_origin, time))
+        return Increment(arm, numbers, time, key, reward, None, None, None, ts)
 
     def snapshot(self, now: float) -> Snapshot:
         """All that an allocation or the statistics depend on, frozen: it may be computed from in another thread."""
@@ -233,22 +243,13 @@ class Experiment:
         half_life_s = self.state.spec.half_life_s
         self._drift_s = float("inf") if half_life_s is None else DRIFT_SHARE * half_life_s
 
-    def _increment(self, update: Update, now: float) -> Increment:
-        spec, reward = self.state.spec, update.reward
-        policy = spec.policy
-        policy.check_reward(reward)
-        ts = None if update.ts is None else checked_ts(update.ts, now)
-        if update.decision_id is None:
-            arm = self._by_id.get(update.arm_id or "") or self._named_arm(update)
-            time = now if ts is None else min(ts, now)
-            key = None if update.key is None else f"k:{update.key}"
-            numbers = policy.increment(Observation(reward, spec.reward_origin, time))
-            return Increment(arm, numbers, time, key, reward, None, None, None, ts)
+    def _increment_of_decision(self, update: Update, ts: float | None, now: float) -> Increment:
         arm, claims = self._decided(update, now)
+        spec = self.state.spec
         time = min(claims.time, now)
-        numbers = policy.increment(Observation(reward, spec.reward_origin, time, claims.propensity))
+        numbers = spec.policy.increment(Observation(update.reward, spec.reward_origin, time, claims.propensity))
         key = f"d:{claims.unique.hex()}"
-        return Increment(arm, numbers, time, key, reward, claims.propensity, claims.time, claims.unique, ts)
+        return Increment(arm, numbers, time, key, update.reward, claims.propensity, claims.time, claims.unique, ts)
 
     def _named_arm(self, update: Update) -> Arm:
         """The arm that an update without a decision is for."""

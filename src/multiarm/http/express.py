@@ -18,10 +18,11 @@ and the settings alone, never on what the server holds, so that nothing the head
 import asyncio
 import re
 import typing
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -38,6 +39,7 @@ from multiarm.http.operations import ACCEPTED, DUPLICATE
 from multiarm.http.problems import problem, unexpected
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 TARGET = re.compile(rb"/v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(draw|update|update_batch)")
 NEVER_TWICE = re.compile(rb"cookie|baggage|b3|x-b3-.*|date|idempotency-key|.*(trace|span).*|.*(request|correlation)-id")
@@ -162,11 +164,6 @@ class ExpressLane:
         if self._rewards:
             self._submit_rewards(turn)
 
-    def _fail(self, connection: Connection, plain: Plain) -> None:
-        """What fails for one must not keep the others from their answers."""
-        log.exception("answer_failed", route=plain.operation.route)
-        connection.wire.abort()
-
     # --- draws -------------------------------------------------------------------------------------------------------
 
     def _draw(self, connection: Connection, plain: Plain, _body: bytes, _turn: Turn) -> None:
@@ -178,19 +175,12 @@ class ExpressLane:
     def _answer_draws(self, turn: Turn) -> None:
         draws, self._draws = self._draws, {}
         for plain, connections in draws.values():
+            decisions: Sequence[Decision | Exception]
             try:
                 decisions = self._supervisor.draw_many(plain.experiment_id, len(connections), turn.now)
             except Exception as error:
-                answer = failed(plain, error)
-                for connection in connections:
-                    self._reply(connection, plain, turn, answer)
-                continue
-            for connection, decision in zip(connections, decisions, strict=True):
-                try:
-                    self._answer_draw(connection, decision)
-                except Exception:
-                    self._fail(connection, plain)
-            self._note(plain, 200, turn, len(connections))
+                decisions = [error] * len(connections)
+            self._answer_each(plain, turn, connections, decisions, self._answer_draw)
 
     def _answer_draw(self, connection: Connection, decision: Decision) -> None:
         rendered = decision.share.rendered
@@ -228,28 +218,19 @@ class ExpressLane:
 
     def _submit_rewards(self, turn: Turn) -> None:
         """Those of one turn go to the store together, and come back together."""
-        for rewards in self._rewards.values():
-            reply = partial(self._counted, rewards, turn)
+        rewards_of_all, self._rewards = self._rewards, {}
+        for rewards in rewards_of_all.values():
+            reply = partial(self._answer_updates, rewards, turn)
             self._supervisor.submit(rewards.experiment, rewards.increments, turn.now, reply)
-        self._rewards = {}
 
-    def _counted(self, rewards: Rewards, turn: Turn, outcomes: Sequence[bool | Exception]) -> None:
-        plain = rewards.plain
-        count = 0
-        for connection, outcome in zip(rewards.connections, outcomes, strict=True):
-            try:
-                if isinstance(outcome, Exception):
-                    self._reply(connection, plain, turn, failed(plain, outcome))
-                    continue
-                if connection.ending:
-                    connection.reply(ACCEPTED if outcome else DUPLICATE)
-                else:
-                    connection.send(self._accepted if outcome else self._duplicate)
-                count += 1
-            except Exception:
-                self._fail(connection, plain)
-        if count:
-            self._note(plain, 200, turn, count)
+    def _answer_updates(self, rewards: Rewards, turn: Turn, outcomes: Sequence[bool | Exception]) -> None:
+        self._answer_each(rewards.plain, turn, rewards.connections, outcomes, self._answer_update)
+
+    def _answer_update(self, connection: Connection, is_new: bool) -> None:
+        if connection.ending:
+            connection.reply(ACCEPTED if is_new else DUPLICATE)
+        else:
+            connection.send(self._accepted if is_new else self._duplicate)
 
     def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         limit = self._settings.batch_limit_updates
@@ -277,6 +258,34 @@ class ExpressLane:
     def _reply(self, connection: Connection, plain: Plain, turn: Turn, answer: Answer) -> None:
         connection.reply(answer)
         self._note(plain, answer.status, turn)
+
+    def _answer_each(
+        self,
+        plain: Plain,
+        turn: Turn,
+        connections: Sequence[Connection],
+        outcomes: Sequence[T | Exception],
+        answer: Callable[[Connection, T], None],
+    ) -> None:
+        """What fails for one must not keep the others from their answers."""
+        statuses = []
+        for connection, outcome in zip(connections, outcomes, strict=True):
+            try:
+                if isinstance(outcome, Exception):
+                    refusal = failed(plain, outcome)
+                    connection.reply(refusal)
+                    statuses.append(refusal.status)
+                else:
+                    answer(connection, outcome)
+                    statuses.append(200)
+            except Exception:
+                self._fail(connection, plain)
+        for status, count in Counter(statuses).items():
+            self._note(plain, status, turn, count)
+
+    def _fail(self, connection: Connection, plain: Plain) -> None:
+        log.exception("answer_failed", route=plain.operation.route)
+        connection.wire.abort()
 
     def _note(self, plain: Plain, status: int, turn: Turn, count: int = 1) -> None:
         """For the ledger: requests that came and were answered in the same turn took the same time."""

@@ -122,8 +122,9 @@ class Pages(Router):
 
 
 @route("/docs/assets/{name:str}", http_method=["GET", "HEAD"], include_in_schema=False, sync_to_thread=False)
-def asset(name: str) -> Answer:
+def asset(request: Request[Any, Any, Any]) -> Answer:
     """Swagger UI's files, from the installed package: the page works without the internet."""
+    name: str = request.path_params["name"]
     package = find_spec("flask_swagger_ui")
     if name not in ASSETS or package is None or package.origin is None:
         raise NotFoundException

@@ -14,16 +14,17 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Run, Table, row_count
+from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Table, row_count
 from multiarm.storage.ledger import Ledger
 
-RunT = TypeVar("RunT", bound=Run)
+RunT = TypeVar("RunT", DecisionRun, RewardRun, RequestRun)
 
 _REPORT_INTERVAL_S = 60.0
 _QUIET_S = 10.0  # without a drop, before the drops are over
 _RETRY_INTERVAL_S = 60.0
 _PAUSE_S = 0.001
 _PRUNE_INTERVAL_S = 3600.0
+_MOST_NICENESS = 19
 _NICENESS = 5  # a third of the loop's share where both want the processor: draws go first, and the ledger keeps up
 
 log = structlog.get_logger()
@@ -122,8 +123,7 @@ class Accountant:
         return time.monotonic() - self._flushed_at
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        self._attempt(self._give_way)
         self._attempt(self._recover)
         while not self._stopping.is_set():
             flush_at = time.monotonic() + self._flush_interval_s
@@ -150,6 +150,12 @@ class Accountant:
         """Draws must not wait for the ledger: it works a little at a time."""
         if not self._stopping.is_set():
             time.sleep(_PAUSE_S)
+
+    def _give_way(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            thread = threading.get_native_id()
+            niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _MOST_NICENESS))
 
     def _recover(self) -> None:
         if segment_count := self._ledger.recover():
@@ -195,13 +201,18 @@ class Tray(Generic[RunT]):
         self._taken_count = 0
 
     def put(self, run: RunT, count: int) -> None:
-        """Leave a run of `count` rows, or drop and count them where the mailbox has no room for all."""
+        """Leave a run of `count` rows; those that the mailbox has no room for are dropped and counted."""
         put_count = self._put_count + count
-        if put_count - self._taken_count <= self.limit_rows:
-            self._put_count = put_count
-            self._runs.append(run)
-        else:
-            self.overflow_count += count
+        excess = put_count - self._taken_count - self.limit_rows
+        if excess > 0:
+            excess = min(excess, count)
+            self.overflow_count += excess
+            if excess == count:
+                return
+            run = run.part(0, count - excess)
+            put_count -= excess
+        self._put_count = put_count
+        self._runs.append(run)
 
     def take(self) -> list[RunT]:
         """All that is there; what arrives meanwhile stays for the next time."""
@@ -216,7 +227,7 @@ class Book(Generic[RunT]):
 
     def __init__(self, table: Table, tray: Tray[RunT]) -> None:
         self.table: Table = table
-        self.tray = tray
+        self.tray: Tray[RunT] = tray
         self.written_count = 0
         self._failed_count = 0
         self._report = DropReport(table)

@@ -29,8 +29,8 @@ class Mailbox(Generic[M]):
         """The weight of what waits."""
         return self._put_weight - self._taken_weight
 
-    def put(self, message: M, weight: int = 1, *, wake: bool = True) -> None:
-        """Busy where it would grow past its capacity; a lone message always fits. `wake`: now, not by `wake` later."""
+    def put(self, message: M, weight: int = 1) -> None:
+        """Leave a message, for `wake` to show. Busy where it would grow past its capacity; a lone one always fits."""
         waiting = self._put_weight - self._taken_weight
         if self._closed:
             raise StoreUnavailable("The server is shutting down.")
@@ -38,11 +38,9 @@ class Mailbox(Generic[M]):
             raise Busy(f"{waiting} updates wait for the database already; try again in a moment.")
         self._put_weight += weight
         self._messages.append((message, weight))
-        if wake:
-            self.wake()
 
     def wake(self) -> None:
-        """Let the other thread look."""
+        """Let the other thread look at what was put."""
         with self._changed:
             self._awake = True
             self._changed.notify()

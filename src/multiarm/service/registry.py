@@ -87,7 +87,8 @@ class Registry(ABC):
 
     def doubt(self, uid: int) -> None:
         """A commit of its rewards may have happened or not."""
-        self._doubtful.add(uid)
+        if uid in self.by_uid:
+            self._doubtful.add(uid)
 
     def is_doubtful(self, uid: int) -> bool:
         return self._all_doubtful or uid in self._doubtful
@@ -97,7 +98,8 @@ class Registry(ABC):
         if self._all_doubtful:
             await self.load()
         for uid in list(self._doubtful):
-            await self.reload(self.by_uid[uid])
+            if uid in self.by_uid:  # still, for each reload takes its time
+                await self.reload(self.by_uid[uid])
 
     async def settled(self, experiment_id: str) -> Experiment:
         """The experiment, loaded again first where it is in doubt."""

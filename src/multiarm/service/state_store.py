@@ -111,7 +111,7 @@ class StateStore:
         return await future
 
     def _put(self, message: Message, weight: int) -> None:
-        self._mailbox.put(message, weight, wake=False)
+        self._mailbox.put(message, weight)
         self._arrived = True
         if not self._gathering:
             self._gathering = True

@@ -30,7 +30,7 @@ class DecisionRun(NamedTuple):
 
 
 class RewardRun(NamedTuple):
-    """Rewards that were counted together: as many rows. news: for each increment, whether it was new."""
+    """Rewards that came together: as many rows. news: for each increment, whether it was new, and counted."""
 
     received_at: float
     experiment_id: str

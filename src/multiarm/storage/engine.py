@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
@@ -62,18 +62,28 @@ class Driver:
         self.mark = "%s" if is_postgresql(connection) else "?"
 
     def __enter__(self) -> Self:
-        self.cursor: Any = self.raw.cursor()
+        try:
+            self.cursor: Any = self.raw.cursor()
+        except self._error_class as error:
+            raise self._as_sqlalchemy(error) from error
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         self.cursor.close()
+        if isinstance(error, self._error_class):
+            raise self._as_sqlalchemy(error) from error
+
+    @property
+    def _error_class(self) -> type[Exception]:
+        error_class: type[Exception] = self.connection.dialect.loaded_dbapi.Error
+        return error_class
+
+    def _as_sqlalchemy(self, error: Exception) -> Exception:
         dialect = self.connection.dialect
-        error_class = dialect.loaded_dbapi.Error
-        if isinstance(error, error_class):
-            lost = dialect.is_disconnect(error, self.raw, None)
-            raise sa.exc.DBAPIError.instance(
-                None, None, error, error_class, connection_invalidated=lost, dialect=dialect
-            ) from error
+        lost = dialect.is_disconnect(cast("Any", error), self.raw, None)
+        return sa.exc.DBAPIError.instance(
+            None, None, error, self._error_class, connection_invalidated=lost, dialect=dialect
+        )
 
 
 class RawTransaction:

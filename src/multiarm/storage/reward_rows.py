@@ -35,7 +35,7 @@ def insert_plain(connection: Connection, driver: Driver, shared: Shared, rows: S
 
 
 def insert_keyed(connection: Connection, driver: Driver, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
-    """Rows whose key is not there yet, and the keys that were. The one statement of two forms.
+    """Insert the rows whose key is not there yet; returns the keys that are.
 
     `rows` are in the order of their keys, and no key comes twice: fewer pages of the index are touched then, and no
     two nodes are in each other's way.

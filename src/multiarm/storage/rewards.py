@@ -96,16 +96,18 @@ def added_up(
     requests: Sequence[UpdateRequest], news: Sequence[Sequence[bool]], arms: Mapping[ArmKey, ArmRow]
 ) -> dict[ArmKey, Row]:
     """The rows of the arms that get something new, with it; InvalidReward where a sum would not stay finite."""
-    added: dict[int, dict[int, list[tuple[Sequence[float], float]]]] = {}
+    added: dict[int, dict[int, list[Increment]]] = {}
     half_lives: dict[int, float | None] = {}
     for request, new in zip(requests, news, strict=True):
         by_arm = added.setdefault(request.uid, defaultdict(list))
         half_lives[request.uid] = request.half_life_s
         for increment in compress(request.increments, new):
-            by_arm[increment.arm.number].append((increment.numbers, increment.evidence_time))
+            by_arm[increment.arm.number].append(increment)
     try:
         rows = {
-            (uid, number): arms[uid, number].row.plus(increments, half_lives[uid])
+            (uid, number): arms[uid, number].row.plus_columns(
+                [i.numbers for i in increments], [i.evidence_time for i in increments], half_lives[uid]
+            )
             for uid, by_arm in added.items()
             for number, increments in by_arm.items()
         }

@@ -86,7 +86,8 @@ evidence = Table(
     Column("updated_at", Double, nullable=False),
 )
 
-# No foreign key: each insert would pay a look-up for what the same transaction has just checked.
+# No foreign key: each insert would pay a look-up for what the same transaction has just checked. On SQLite the numbers
+# of new rows follow on each other (so no AUTOINCREMENT): which keys were there before is told by that.
 reward = Table(
     "reward",
     metadata,

@@ -1,0 +1,114 @@
+"""The express lane by itself, with clients whose answers fail."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from structlog.testing import capture_logs
+
+from multiarm.http.answers import Answer
+from multiarm.http.app import build_app
+from multiarm.http.express import ExpressLane, Plain
+from multiarm.http.head import Head
+from multiarm.settings import Settings
+from postgres import Service, run_service, until
+
+UPDATE = b'{"arm_id":"red","reward":1}'
+
+
+class Client:
+    """A connection of which nothing is sent. `broken`: its answers fail."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.ending = False
+        self.wire: Any = self
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.broken = broken
+        self.status = 0
+        self.aborted = False
+
+    def send(self, answer: bytes) -> None:
+        self._answered(int(answer.split(b" ", 2)[1]))
+
+    def reply(self, answer: Answer) -> None:
+        self._answered(answer.status)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def _answered(self, status: int) -> None:
+        if self.broken:
+            raise RuntimeError("this answer cannot be sent")
+        assert not self.status, "two answers"
+        self.status = status
+
+
+def plain(lane: ExpressLane, method: str, path: str) -> Plain:
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"27")]
+    found = lane.judge(Head(method.encode(), path.encode(), headers[: 3 if method == "POST" else 1], "1.1"))
+    assert found is not None
+    return found
+
+
+def on_a_lane(folder: Path, story: Callable[[ExpressLane], Any]) -> list[tuple[str, int]]:
+    """Lets `story` put requests on a lane, all in one turn of the loop; what the ledger says of them."""
+
+    async def play(service: Service) -> None:
+        await service.create()
+        await service.create("other")
+        lane = ExpressLane(build_app(service.supervisor, service.accountant, Settings()))
+        clients = story(lane)
+        with capture_logs():
+            await until(lambda: all(client.status or client.aborted for client in clients))
+
+    run_service(folder, play)
+    requests = pq.read_table(folder / "ledger" / "requests", columns=["route", "status"])
+    return sorted((row["route"].removeprefix("/v1/{experiment_id}/"), row["status"]) for row in requests.to_pylist())
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_an_answer_that_fails_keeps_no_other_from_his(tmp_path: Path, broken: int) -> None:
+    kinds = {
+        "draw": [Client(broken=index == broken) for index in range(3)],
+        "draw of none": [Client(broken=index == broken) for index in range(3)],
+        "update": [Client(broken=index == broken) for index in range(3)],
+        "update of none": [Client(broken=index == broken) for index in range(3)],
+    }
+
+    def story(lane: ExpressLane) -> list[Client]:
+        for trio in zip(*kinds.values(), strict=True):
+            lane.take(trio[1], plain(lane, "GET", "/v1/missing/draw"), b"")
+            lane.take(trio[0], plain(lane, "GET", "/v1/button/draw"), b"")
+            lane.take(trio[2], plain(lane, "POST", "/v1/button/update"), UPDATE)
+            lane.take(trio[3], plain(lane, "POST", "/v1/missing/update"), UPDATE)
+        return [client for clients in kinds.values() for client in clients]
+
+    rows = on_a_lane(tmp_path, story)
+    for kind, clients in kinds.items():
+        expected = 404 if kind.endswith("none") else 200
+        assert [client.status for client in clients if not client.broken] == [expected] * 2
+        assert [client.aborted for client in clients] == [client.broken for client in clients]
+    assert rows == [("draw", 200)] * 2 + [("draw", 404)] * 2 + [("update", 200)] * 2 + [("update", 404)] * 2
+
+
+def test_each_of_a_turn_is_told_of_his_own_reward(tmp_path: Path) -> None:
+    bodies = {
+        b'{"arm_id":"red","reward":1}': 200,
+        b'{"arm_id":"blue","reward":1}': 404,
+        b'{"arm_id":"red","reward":7}': 422,
+        b'{"arm_id":"green","reward"}': 400,
+        b'{"arm_id":"red","key":"a","reward":1}': 200,
+    }
+    clients = [Client() for _ in bodies]
+
+    def story(lane: ExpressLane) -> list[Client]:
+        for client, body, name in zip(clients, bodies, ["button", "button", "other", "other", "button"], strict=True):
+            lane.take(client, plain(lane, "POST", f"/v1/{name}/update"), body)
+        return clients
+
+    rows = on_a_lane(tmp_path, story)
+    assert [client.status for client in clients] == list(bodies.values())
+    assert rows == [("update", status) for status in sorted(bodies.values())]
