@@ -55,4 +55,4 @@ def build_app(
         logging_config=None,
     )
     services = Services(supervisor, settings, not_ready)
-    return Gate(app, services, accountant.record_requests)
+    return Gate(app, services, accountant)

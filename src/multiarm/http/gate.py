@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Protocol
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
@@ -13,26 +12,11 @@ from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound, Sto
 from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.endpoints import Services
 from multiarm.http.problems import problem
+from multiarm.service.accountant import Accountant
 
 UNMATCHED = "unmatched"
 ADD_IT = "to let one through, add its name to the setting allowed_hosts (MULTIARM_ALLOWED_HOSTS)."
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
-
-
-class Record(Protocol):
-    """Takes note of `count` requests that were alike. now: seconds since the epoch."""
-
-    def __call__(
-        self,
-        now: float,
-        method: str,
-        route: str,
-        status: int,
-        duration_s: float,
-        *,
-        experiment_id: str | None = None,
-        count: int = 1,
-    ) -> None: ...
 
 
 class Gate:
@@ -42,13 +26,13 @@ class Gate:
     cross-site post.
     """
 
-    def __init__(self, app: ASGIApp, services: Services, record: Record) -> None:
+    def __init__(self, app: ASGIApp, services: Services, accountant: Accountant) -> None:
         allowed_hosts = services.settings.allowed_hosts
         self.app = app
         self.services = services
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset(host.lower().encode() for host in allowed_hosts)
-        self.record = record
+        self.record = accountant.record_requests
         self.clock = services.supervisor.clock
         self._templates: dict[str, str] = {}
 
