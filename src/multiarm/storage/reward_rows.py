@@ -6,7 +6,6 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import msgspec
-from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from multiarm.storage.engine import Driver, is_postgresql
@@ -26,24 +25,25 @@ KEYED = ("key", "arm", "evidence_time", "received_at", "issued_at", "reward", "p
 ROWS_PER_STATEMENT = 128  # SQLite builds may allow no more than 999 parameters
 
 
-def insert_plain(connection: Connection, driver: Driver, shared: Shared, rows: Sequence[PlainRow]) -> None:
+def insert_plain(driver: Driver, shared: Shared, rows: Sequence[PlainRow]) -> None:
     """Rows without a key: each counts."""
-    if is_postgresql(connection):
-        connection.execute(reward.insert(), [dict(zip(SHARED + PLAIN, shared + row, strict=True)) for row in rows])
+    if is_postgresql(driver.connection):
+        parameters = [dict(zip(SHARED + PLAIN, shared + row, strict=True)) for row in rows]
+        driver.connection.execute(reward.insert(), parameters)
     else:
         insert_on_sqlite(driver, PLAIN, shared, rows)
 
 
-def insert_keyed(connection: Connection, driver: Driver, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
+def insert_keyed(driver: Driver, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
     """Insert the rows whose key is not there yet; returns the keys that are.
 
     `rows` are in the order of their keys, and no key comes twice: fewer pages of the index are touched then, and no
     two nodes are in each other's way.
     """
-    if is_postgresql(connection):
+    if is_postgresql(driver.connection):
         insert = postgresql.insert(reward).on_conflict_do_nothing().returning(reward.c.key)
         parameters = [dict(zip(SHARED + KEYED, shared + row, strict=True)) for row in rows]
-        inserted = {key for (key,) in connection.execute(insert, parameters)}
+        inserted = {key for (key,) in driver.connection.execute(insert, parameters)}
         return {row[0] for row in rows} - inserted
     count = insert_on_sqlite(driver, KEYED, shared, rows)
     if count == len(rows):

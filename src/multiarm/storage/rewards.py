@@ -46,7 +46,7 @@ def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateR
         fresh = requests
         if any(refusals):
             fresh = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
-        news = insert_rewards(connection, driver, node, fresh)
+        news = insert_rewards(driver, node, fresh)
         rows = added_up(fresh, news, arms)
         write_rows(driver, node, rows, arms, now)
     shown: dict[int, tuple[int, dict[int, Row]]] = {}
@@ -119,9 +119,7 @@ def added_up(
     return rows
 
 
-def insert_rewards(
-    connection: Connection, driver: Driver, node: int, requests: Sequence[UpdateRequest]
-) -> list[list[bool]]:
+def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest]) -> list[list[bool]]:
     """Insert the reward rows; for each request, which of its increments were new. The first of a key wins."""
     plain: dict[tuple[int, int], list[PlainRow]] = defaultdict(list)
     keyed: dict[tuple[int, int], dict[str, KeyedRow]] = defaultdict(dict)
@@ -141,12 +139,12 @@ def insert_rewards(
         news.append(new)
     for (uid, epoch), rows in plain.items():
         if rows:
-            insert_plain(connection, driver, (uid, epoch, node), rows)
+            insert_plain(driver, (uid, epoch, node), rows)
     known = {
         (uid, key)
         for (uid, epoch), by_key in sorted(keyed.items())
         if by_key
-        for key in insert_keyed(connection, driver, (uid, epoch, node), sorted(by_key.values()))
+        for key in insert_keyed(driver, (uid, epoch, node), sorted(by_key.values()))
     }
     if known:
         for request, new in zip(requests, news, strict=True):
