@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from multiarm.domain.evidence import Evidence, Row
-from multiarm.domain.policies import EpsilonGreedy, PseudoCounts
+from multiarm.domain.policies import EpsilonGreedy, PseudoCounts, Situation
 
 Arm = tuple[float, float]  # pulls, mean reward
 
@@ -15,7 +15,8 @@ def evidence_of(*arms: Arm, origin: float = 0.0) -> Evidence:
 
 
 def allocation(epsilon: float, *arms: Arm, prior: PseudoCounts | None = None) -> list[float]:
-    probabilities: list[float] = EpsilonGreedy(epsilon=epsilon).allocate(evidence_of(*arms), prior).tolist()
+    situation = Situation(prior=prior)
+    probabilities: list[float] = EpsilonGreedy(epsilon=epsilon).allocate(evidence_of(*arms), situation).tolist()
     return probabilities
 
 
@@ -39,7 +40,7 @@ def test_the_mean_decides_and_not_the_sum() -> None:
 def test_the_mean_is_over_rewards_and_not_over_deviations_from_the_origin() -> None:
     evidence = evidence_of((10, 101.0), (2, 102.0), origin=100.0)
     prior = PseudoCounts(np.array([0.0, 2.0]), np.array([0.0, 99.0]))  # the second arm's mean is now 100.5
-    assert EpsilonGreedy(epsilon=0.0).allocate(evidence, prior).tolist() == [1.0, 0.0]
+    assert EpsilonGreedy(epsilon=0.0).allocate(evidence, Situation(prior=prior)).tolist() == [1.0, 0.0]
 
 
 class TestTies:

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from multiarm.domain.evidence import Evidence, Row
-from multiarm.domain.inference import beta_interval, normal_probability_best, student_t_interval
+from multiarm.domain.inference import normal_probability_best, student_t_interval
 from multiarm.domain.policies import EpsilonGreedy, Thompson
-from multiarm.domain.policies.base import PseudoCounts
+from multiarm.domain.policies.base import PseudoCounts, Situation
+from multiarm.domain.posteriors import BetaPosterior
 
 mp: Any = importlib.import_module("mpmath")  # it has no types
 
@@ -55,21 +56,21 @@ class TestStudentT:
 
 class TestBeta:
     def test_of_the_uniform_prior_is_the_middle_95_percent(self) -> None:
-        assert beta_interval(np.array([1.0]), np.array([1.0]))[0] == pytest.approx([0.025, 0.975], rel=1e-14)
+        assert BetaPosterior(np.array([1.0]), np.array([1.0])).interval()[0] == pytest.approx([0.025, 0.975], rel=1e-14)
 
     def test_of_one_success_is_the_square_root(self) -> None:
         # the distribution function of Beta(2, 1) is x²
-        interval = beta_interval(np.array([2.0]), np.array([1.0]))[0]
+        interval = BetaPosterior(np.array([2.0]), np.array([1.0])).interval()[0]
         assert interval == pytest.approx([math.sqrt(0.025), math.sqrt(0.975)], rel=1e-13)
 
     @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 5.0), (0.5, 0.5), (31.0, 971.0), (1e5, 3e5)])
     def test_agrees_with_scipy(self, alpha: float, beta: float) -> None:
         expected = stats.beta.ppf([0.025, 0.975], alpha, beta)
-        assert beta_interval(np.array([alpha]), np.array([beta]))[0] == pytest.approx(expected, rel=1e-9)
+        assert BetaPosterior(np.array([alpha]), np.array([beta])).interval()[0] == pytest.approx(expected, rel=1e-9)
 
     @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 5.0), (0.5, 0.5), (40.5, 3.25)])
     def test_leaves_a_fortieth_on_either_side_by_mpmath(self, alpha: float, beta: float) -> None:
-        low, high = beta_interval(np.array([alpha]), np.array([beta]))[0].tolist()
+        low, high = BetaPosterior(np.array([alpha]), np.array([beta])).interval()[0].tolist()
         assert float(mp.betainc(alpha, beta, 0, low, regularized=True)) == pytest.approx(0.025, rel=1e-10)
         assert float(mp.betainc(alpha, beta, high, 1, regularized=True)) == pytest.approx(0.025, rel=1e-10)
 
@@ -78,7 +79,7 @@ class TestBeta:
         prior = PseudoCounts(np.array([4.0]), np.array([0.25]))
         # α = 1 + 2 + 4·¼, β = 1 + 1 + 4·¾
         expected = stats.beta.ppf([0.025, 0.975], 4.0, 5.0)
-        assert Thompson().interval(evidence, prior)[0] == pytest.approx(expected, rel=1e-9)
+        assert Thompson().interval(evidence, Situation(prior=prior))[0] == pytest.approx(expected, rel=1e-9)
 
 
 class TestNormalAnalogue:

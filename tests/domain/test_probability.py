@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from multiarm.domain.probability import BetaPosterior, NormalPosterior, Posterior, probability_best
+from multiarm.domain.posterior_base import Density, tail_ratio
+from multiarm.domain.posteriors import BetaPosterior, GammaPosterior, NormalPosterior, StudentPosterior
+from multiarm.domain.probability import EXTREME, ORDINARY, probability_best
 
 mp: Any = importlib.import_module("mpmath")  # it has no types
 
@@ -23,13 +25,13 @@ Indices = NDArray[np.intp]
 Arm = tuple[float, float]  # alpha, beta
 
 
-def beta_best(*arms: Arm) -> Floats:
+def beta_best(*arms: Arm, least: float = ORDINARY) -> Floats:
     alpha, beta = np.array(arms, dtype=np.float64).T
-    return probability_best(BetaPosterior(alpha, beta))
+    return probability_best(BetaPosterior(alpha, beta), least)
 
 
-def normal_best(mean: Sequence[float], scale: Sequence[float]) -> Floats:
-    return probability_best(NormalPosterior(np.array(mean, dtype=np.float64), np.array(scale, dtype=np.float64)))
+def normal_best(mean: Sequence[float], scale: Sequence[float], least: float = ORDINARY) -> Floats:
+    return probability_best(NormalPosterior(np.array(mean, dtype=np.float64), np.array(scale, dtype=np.float64)), least)
 
 
 def random_arms(rng: np.random.Generator, arm_count: int) -> tuple[Floats, Floats]:
@@ -107,34 +109,69 @@ class TestClosedForms:
         assert best == pytest.approx([0.25, 0.25, 0.5], abs=1e-11)
 
 
+# What `reference` says of arms for which it takes some seconds.
+WORKED_OUT: list[tuple[list[Arm], list[float]]] = [
+    (
+        [(1e-3, 1e-3), (1e-3, 0.1), (0.1, 1e-3), (3e-3, 2e-3)],
+        [0.22672449625263, 5.941413491253028e-05, 0.6207225374816626, 0.1524935521307946],
+    ),
+    (
+        [(1.0, 1e3), (3.0, 2.5e3), (0.01, 7.0), (1e3, 1e6), (1e-3, 1.0)],
+        [0.2725534877851679, 0.407569932453479, 0.03969542574306246, 0.27378933700666036, 0.0063918170116298795],
+    ),
+    (
+        [(1e8, 1e8), (1e8 + 9e3, 1e8), (1e8 - 5e3, 1e8), (0.5, 0.5)],
+        [0.13254902759593237, 0.28656368776254215, 0.08091087912040408, 0.4999764055211211],
+    ),
+    (
+        [(1e-3, 1e8), (1e-3, 1.1e8), (2e-3, 1e8)],
+        [0.2500233511779029, 0.2499283090307381, 0.5000483397913591],
+    ),
+    (
+        [(1.0, 1.0), (30.0, 270.0), (1e4 + 120, 9e4), (1e8, 9e8)],
+        [0.8924934246889655, 0.052227696581547994, 0.04858584714949435, 0.006693031579991796],
+    ),
+    (
+        [(99600.0, 100000.0), (100000.0, 100000.0), (20.4, 20.0)],
+        [0.12491757578552537, 0.3510048525454325, 0.5240775716690419],
+    ),
+    (
+        [(98100.0, 100000.0), (100000.0, 100000.0), (21.9, 20.0)],
+        [0.00046231817851336997, 0.3829686719483395, 0.6165690098731469],
+    ),
+    (
+        [(97000.0, 100000.0), (100000.0, 100000.0), (23.0, 20.0)],
+        [2.4508883462197204e-07, 0.3220017550829958, 0.6779979998281694],
+    ),
+]
+
+
 class TestAgainstHighPrecision:
     @pytest.mark.parametrize(
         "arms",
         [
             [(1e-3, 1e-3), (1e8, 1e8)],
             [(1e-3, 1e8), (1e8, 1e-3)],
-            [(1e-3, 1e8), (1e-3, 1.1e8), (2e-3, 1e8)],
-            [(1e-3, 1e-3), (1e-3, 0.1), (0.1, 1e-3), (3e-3, 2e-3)],
-            [(1.0, 1.0), (30.0, 270.0), (1e4 + 120, 9e4), (1e8, 9e8)],
-            [(1e8, 1e8), (1e8 + 9e3, 1e8), (1e8 - 5e3, 1e8), (0.5, 0.5)],
             [(86.05, 1.09), (38572386.9, 895.95), (1e8, 5.0), (1e6, 30.0)],
-            [(1.0, 1e3), (3.0, 2.5e3), (0.01, 7.0), (1e3, 1e6), (1e-3, 1.0)],
         ],
         ids=str,
     )
     def test_beta_arms(self, arms: list[Arm]) -> None:
         expected = reference(arms)
         assert math.fsum(expected) == pytest.approx(1.0, abs=1e-13)
-        best = beta_best(*arms)
-        assert best == pytest.approx(expected, abs=1e-11)
-        for value, wanted in zip(best, expected, strict=True):
-            if wanted > 1e-12:
-                assert value == pytest.approx(wanted, rel=1e-3, abs=0)
+        self.compare(arms, expected)
 
-    @pytest.mark.parametrize("gap", [0.4, 1.9, 3.0, 4.2])
-    def test_small_probabilities_keep_their_digits(self, gap: float) -> None:
-        arms = [(1e5 * (1 - 0.01 * gap), 1e5), (1e5, 1e5), (20.0 + gap, 20.0)]
-        assert beta_best(*arms) == pytest.approx(reference(arms), rel=1e-6, abs=1e-15)
+    @pytest.mark.parametrize(("arms", "expected"), WORKED_OUT, ids=str)
+    def test_more_beta_arms(self, arms: list[Arm], expected: list[float]) -> None:
+        self.compare(arms, expected)
+
+    def compare(self, arms: list[Arm], expected: list[float]) -> None:
+        for least in (ORDINARY, EXTREME):
+            best = beta_best(*arms, least=least)
+            assert best == pytest.approx(expected, abs=1e-11)
+            for value, wanted in zip(best, expected, strict=True):
+                if wanted > 1e-12:
+                    assert value == pytest.approx(wanted, rel=1e-5, abs=0)
 
     def test_modes_of_well_known_arms_keep_their_digits(self) -> None:
         mode = BetaPosterior(np.array([1e12 + 3e6, 1e12]), np.array([1e12, 3e6])).mode
@@ -144,7 +181,8 @@ class TestAgainstHighPrecision:
         # Where p = α/(α+β) rounds to nearly 1, and where e^d overflows.
         for alpha, beta in ((1e8, 1e-3), (1e-3, 1e8), (1e8, 1e8), (1e-3, 1e-3), (2.0, 5.0)):
             posterior = BetaPosterior(np.array([alpha]), np.array([beta]))
-            edges = posterior.edges()
+            drops = np.array([1.2, 2.6, 4.3, 6.5, 9.0]) ** 2 / 2
+            edges = posterior.edges(drops, drops)
             assert (np.diff(edges) >= 0).all()
             found = posterior.log_density(np.zeros((1, 1), dtype=np.intp), edges)
             with mp.workdps(40):
@@ -153,6 +191,86 @@ class TestAgainstHighPrecision:
                 wanted = [float(mp.log(value / max(values))) for value in values]
             assert found[0] == pytest.approx(wanted, rel=1e-10, abs=1e-10)
             assert max(wanted[0], wanted[-1]) < -40
+
+
+class TestTinyProbabilities:
+    """Right to a relative 1e-3 down to 1e-300, where that is asked for."""
+
+    @pytest.mark.parametrize("scale", [[1.0, 1.0], [1.0, 1e-6], [1e-6, 1.0], [3.0, 0.01], [1e-3, 1e12]])
+    def test_two_normals(self, scale: list[float]) -> None:
+        for deviations in (3, 6, 8, 8.9, 9.1, 10, 14, 20, 27, 33, 36.9):
+            expected = float(mp.erfc(deviations / mp.sqrt(2)) / 2)  # down to 2e-298
+            gap = deviations * math.hypot(*scale)
+            best = normal_best([0.0, gap], scale, EXTREME)
+            assert best[0] == pytest.approx(expected, rel=1e-4, abs=0)
+            assert normal_best([gap, 0.0], scale, EXTREME)[1] == pytest.approx(expected, rel=1e-4, abs=0)
+
+    @pytest.mark.parametrize("leader_count", [1, 2, 12, 300])
+    @pytest.mark.parametrize(
+        ("successes", "failures", "power"),
+        [
+            (1, 40.0, 1e-3),
+            (1, 1e6, 3.0),  # from 1e-18 on
+            (3, 1e8, 2.0),
+            (3, 300.0, 60.0),
+            (40, 50.0, 700.0),
+            (300, 300.0, 800.0),
+            (300, 1e4, 30.0),
+            (30, 40.0, 1e6),
+            (1500, 1e4, 170.0),
+        ],
+    )
+    def test_beta_beside_the_greatest_of_some(
+        self, successes: int, failures: float, power: float, leader_count: int
+    ) -> None:
+        # The greatest of variables Beta(a_j, 1) is Beta(Σ a_j, 1).
+        powers = np.linspace(0.5, 1.5, leader_count) * power if leader_count > 1 else np.array([power])
+        expected = two_arm_sum(successes, failures, float(powers.sum()), 1.0)
+        leaders = [(float(a), 1.0) for a in powers]
+        best = beta_best((float(successes), failures), *leaders, least=EXTREME)
+        if expected > EXTREME:
+            assert best[0] == pytest.approx(expected, rel=1e-3, abs=0)
+        else:
+            assert best[0] < 2 * EXTREME
+        assert best.sum() == pytest.approx(1.0, abs=1e-14)
+
+    @pytest.mark.parametrize("alpha", [2.5, 500.0, 1e4])
+    @pytest.mark.parametrize("successes", [1, 7, 300])
+    def test_two_beta_arms(self, successes: int, alpha: float) -> None:
+        checked = 0
+        for failures in (0.5, 30.0, 1e3, 1e6, 1e8):
+            for beta in (1e-3, 0.5, 20.0, 1e4, 1e8):
+                expected = two_arm_sum(successes, failures, alpha, beta)
+                if not EXTREME < expected < 1e-3:
+                    continue
+                one, other = (float(successes), failures), (alpha, beta)
+                assert beta_best(one, other, least=EXTREME)[0] == pytest.approx(expected, rel=1e-3, abs=0)
+                found = beta_best(one[::-1], other[::-1], least=EXTREME)[1]
+                assert found == pytest.approx(expected, rel=1e-3, abs=0)
+                checked += 1
+        assert checked > 0
+
+    @pytest.mark.parametrize("seed", range(40))
+    def test_shorter_panels_change_nothing(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        arm_count = int(rng.integers(2, 21))
+        spread = 10 ** rng.uniform(-2, 0, arm_count)
+        family: list[Density] = [
+            BetaPosterior(*random_arms(rng, arm_count)),
+            NormalPosterior(5 * rng.normal(size=arm_count) * spread, spread),
+            GammaPosterior(*10 ** rng.uniform(-2, 4, (2, arm_count))),
+            StudentPosterior(3 * rng.normal(size=arm_count), spread, 10 ** rng.uniform(0.5, 6, arm_count)),
+        ]
+        posterior = family[seed % 4]
+        best, finer = probability_best(posterior, EXTREME), probability_best(Finer(posterior), EXTREME)
+        assert best == pytest.approx(finer, rel=1e-3, abs=EXTREME)
+        assert best == pytest.approx(probability_best(posterior), rel=1e-3, abs=1e-12)
+        assert best == pytest.approx(probability_best(posterior, 1e-100), rel=1e-3, abs=1e-100)
+
+    @pytest.mark.parametrize("least", [0.0, 1e-301, 1e-16, 1.0, math.nan])
+    def test_what_is_least_out_of_range(self, least: float) -> None:
+        with pytest.raises(ValueError, match="least must lie between"):
+            beta_best((1.0, 1.0), (2.0, 2.0), least=least)
 
 
 class TestLaws:
@@ -253,43 +371,27 @@ class TestShapes:
         expected = np.exp(location) / np.exp(location).sum()
         assert probability_best(Gumbel(location)) == pytest.approx(expected, rel=1e-8, abs=0)
 
-    @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
-    def test_parameters_out_of_range(self, wrong: float) -> None:
-        good, bad = np.array([1.0, 2.0]), np.array([1.0, wrong])
-        with pytest.raises(ValueError, match="alpha must be"):
-            BetaPosterior(bad, good)
-        with pytest.raises(ValueError, match="beta must be"):
-            BetaPosterior(good, bad)
-        with pytest.raises(ValueError, match="scale must be"):
-            NormalPosterior(good, bad)
-        if not math.isfinite(wrong):
-            with pytest.raises(ValueError, match="mean must be"):
-                NormalPosterior(bad, good)
-
-    @pytest.mark.parametrize("shapes", [((2,), (3,)), ((), ()), ((0,), (0,)), ((2, 1), (2, 3))])
-    def test_shapes_that_do_not_fit(self, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-        for family in (BetaPosterior, NormalPosterior):
-            with pytest.raises(ValueError, match="one shape"):
-                family(np.ones(shapes[0]), np.ones(shapes[1]))
-
 
 @dataclass(frozen=True)
 class Finer:
     """Another posterior, with each panel cut in three and a little more of each tail."""
 
-    posterior: Posterior
+    posterior: Density
 
     @property
     def mode(self) -> Floats:
         return self.posterior.mode
 
-    def edges(self) -> Floats:
-        edges = self.posterior.edges()
+    def edges(self, below: Floats, above: Floats) -> Floats:
+        edges = self.posterior.edges(below, above)
         parts = [edges[:, :-1] + np.diff(edges) * third / 3 for third in range(3)]
         return np.sort(np.concatenate([*parts, edges[:, [0, -1]], edges[:, [0, -1]] * 1.05], axis=1), axis=1)
 
     def log_density(self, arms: Indices, distance: Floats) -> Floats:
         return self.posterior.log_density(arms, distance)
+
+    def tail(self, arms: Indices, distance: Floats) -> Floats:
+        return self.posterior.tail(arms, distance)
 
     def __getitem__(self, index: Indices | tuple[int, ...]) -> Self:
         return type(self)(self.posterior[index])
@@ -301,7 +403,8 @@ class Gumbel:
 
     mode: Floats
 
-    def edges(self) -> Floats:
+    def edges(self, below: Floats, above: Floats) -> Floats:
+        del below, above
         edges = np.array([-3.8, -3.1, -2.5, -1.8, -1, 0, 1, 2.5, 5, 8, 12, 17, 23, 30, 42])
         return np.tile(edges, (len(self.mode), 1))
 
@@ -309,6 +412,10 @@ class Gumbel:
         del arms
         relative: Floats = 1.0 - distance - np.exp(-distance)
         return relative
+
+    def tail(self, arms: Indices, distance: Floats) -> Floats:
+        del arms
+        return tail_ratio(np.expm1(-distance), -np.exp(-distance), np.exp(-distance))
 
     def __getitem__(self, index: Indices | tuple[int, ...]) -> Self:
         return type(self)(self.mode[index])

@@ -6,7 +6,8 @@ import pytest
 from multiarm import Experiment, ExperimentSpec, Update
 from multiarm.domain.arm import Arm, Prior
 from multiarm.domain.evidence import Evidence, Row
-from multiarm.domain.policies import BetaPrior, PseudoCounts, Thompson
+from multiarm.domain.policies import BetaPrior, PseudoCounts, Situation, Thompson
+from multiarm.domain.posteriors import BetaPosterior
 
 HALF_LIFE_S = 3600.0
 
@@ -17,8 +18,9 @@ def evidence_of(*arms: list[float], origin: float = 0.0) -> Evidence:
 
 
 def posterior(policy: Thompson, evidence: Evidence, prior: PseudoCounts | None = None) -> list[tuple[float, float]]:
-    alpha, beta = policy.posterior(evidence, prior)
-    return list(zip(alpha.tolist(), beta.tolist(), strict=True))
+    known = policy.posterior(evidence, Situation(prior=prior))
+    assert isinstance(known, BetaPosterior)
+    return list(zip(known.alpha.tolist(), known.beta.tolist(), strict=True))
 
 
 class TestPosterior:
@@ -76,11 +78,15 @@ class TestAllocation:
 
     def test_is_its_own_probability_best(self) -> None:
         evidence = evidence_of([1, 0], [1, 1], [])
-        assert Thompson().probability_best(evidence).tolist() == Thompson().allocate(evidence).tolist()
+        best = Thompson().probability_best(evidence)
+        assert best is not None
+        assert best.tolist() == Thompson().allocate(evidence).tolist()
 
     def test_an_arms_own_prior_stands_for_rewards_seen(self) -> None:
-        prior = PseudoCounts(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-        assert Thompson().allocate(evidence_of([], []), prior) == pytest.approx([1 / 3, 2 / 3], abs=1e-12)
+        situation = Situation(prior=PseudoCounts(np.array([0.0, 1.0]), np.array([0.0, 1.0])))
+        assert Thompson().allocate(evidence_of([], []), situation) == pytest.approx(
+            [1 / 3, 2 / 3], abs=1e-12
+        )
 
 
 class TestForgetting:
@@ -95,9 +101,8 @@ class TestForgetting:
         return experiment
 
     def test_half_as_much_counts_after_a_half_life(self) -> None:
-        alpha, beta = Thompson().posterior(self.experiment().snapshot(HALF_LIFE_S).evidence)
-        assert alpha.tolist() == [51.0, 1.0]
-        assert beta.tolist() == [1.0, 51.0]
+        evidence = self.experiment().snapshot(HALF_LIFE_S).evidence
+        assert posterior(Thompson(), evidence) == [(51.0, 1.0), (1.0, 51.0)]
 
     @pytest.mark.parametrize("half_lives", [1000, 1_000_000])
     def test_in_the_end_the_priors_alone_are_left(self, half_lives: int) -> None:

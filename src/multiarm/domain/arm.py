@@ -18,7 +18,10 @@ class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Arm(msgspec.Struct, frozen=True):
-    """`number` is never used again in its experiment; a deleted arm stays, for the rewards still on their way."""
+    """`number` is never used again in its experiment; a deleted arm stays, for the rewards still on their way.
+
+    head_start: what it began with, in this epoch, where it came later than others; see `Policy.head_start`.
+    """
 
     number: int
     arm_id: str
@@ -26,3 +29,4 @@ class Arm(msgspec.Struct, frozen=True):
     prior: Prior | None = None
     enabled: bool = True
     deleted: bool = False
+    head_start: float = 0.0

@@ -129,6 +129,13 @@ class LimitReached(Conflict):
     title = "A limit of this server is reached"
 
 
+class PolicyNotChanged(Conflict):
+    """The evidence that the new policy needs cannot be made from what is stored."""
+
+    type = "policy-not-changed"
+    title = "The policy cannot be changed without a restart"
+
+
 # --- 410: too late ------------------------------------------------------------------------------------------
 
 
@@ -213,6 +220,12 @@ class InvalidDecision(Invalid):
     path = "decision_id"
 
 
+class DecisionRequired(Invalid):
+    type = "decision-required"
+    title = "This policy takes rewards of decisions only"
+    path = "decision_id"
+
+
 # --- several updates, several faults -----------------------------------------------------------------------
 
 
@@ -275,6 +288,13 @@ class ExperimentQuarantined(Unavailable):
 class ExperimentRestarting(Unavailable):
     type = "experiment-restarting"
     title = "The experiment failed and is being restarted"
+
+
+class ExperimentChanging(Unavailable):
+    """Its policy is another one since the request was read."""
+
+    type = "experiment-changing"
+    title = "The experiment is being changed"
 
 
 # --- at start ------------------------------------------------------------------------------------------------

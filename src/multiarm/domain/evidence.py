@@ -125,6 +125,10 @@ class Evidence:
             pull_count=self.pull_count[..., index],
         )
 
+    def at(self, index: NDArray[np.bool_]) -> Self:
+        """Those experiments of the leading dimensions, bool[...], one after the other."""
+        return replace(self, sums=self.sums[index], as_of=self.as_of[index], pull_count=self.pull_count[index])
+
     @property
     def pulls(self) -> F64:
         """Effective pulls, float64[..., K]: rewards counted, after forgetting."""

@@ -6,6 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+import numpy as np
+
 from multiarm.domain.allocation import Allocation
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import Claims, DecisionSigner
@@ -24,6 +27,7 @@ from multiarm.domain.errors import (
     raise_all,
 )
 from multiarm.domain.evidence import Evidence, Row
+from multiarm.domain.pending import BUCKETS, Pending
 from multiarm.domain.policies import AnyPolicy, Observation, Thompson
 from multiarm.domain.records import Decision, ExperimentState, ForeignDecision, Increment
 from multiarm.domain.snapshot import Snapshot
@@ -65,6 +69,8 @@ class Experiment:
         self._signer = signer or DecisionSigner.random()
         self._refresh = refresh
         self._decision_lifetime_s = decision_lifetime_s
+        self._needs_decision = False
+        self.pending: Pending | None = None
         self.version = 0
         self.evidence_version = 0
         self.allocation: Allocation | None = None
@@ -124,6 +130,10 @@ class Experiment:
         for decision in decisions:
             number = decision.share.arm.number
             draws[number] = draws.get(number, 0) + 1
+        if self.pending is not None:
+            for decision in decisions:
+                self.pending.drawn(decision.share.arm.number, now)
+            self._evidence_changed()
         return decisions
 
     def credit(self, update: Update, now: float) -> Increment:
@@ -135,6 +145,8 @@ class Experiment:
         spec, reward = self.state.spec, update.reward
         try:
             spec.policy.check_reward(reward)
+            if self._needs_decision or update.exposure is not None or update.events is not None:
+                self._check_measures(update)
             ts = None if update.ts is None else checked_ts(update.ts, now)
             if update.decision_id is not None:
                 return self._increment_of_decision(update, ts, now)
@@ -144,19 +156,24 @@ class Experiment:
             raise
         time = now if ts is None else min(ts, now)
         key = None if update.key is None else f"k:{update.key}"
-        numbers = spec.policy.increment(Observation(reward, spec.reward_origin, time))
-        return Increment(arm, numbers, time, key, reward, None, None, None, ts)
+        numbers = spec.policy.increment(observation_of(update, spec.reward_origin, time))
+        return Increment(arm, numbers, time, key, reward, None, None, None, ts, update.exposure, update.events)
 
     def snapshot(self, now: float) -> Snapshot:
         """All that an allocation or the statistics depend on, frozen: it may be computed from in another thread."""
         state = self.state
         arms = self.live_arms
         numbers = [arm.number for arm in arms]
+        deleted = self._evidence([arm.number for arm in state.arms.values() if arm.deleted]).decayed(now)
+        waiting = None if self.pending is None else self.pending.counts(now)
         return Snapshot(
             state.spec,
             tuple(arms),
             self._evidence(numbers).decayed(now),
             tuple(self.draws.get(number, 0) + self._other_draws.get(number, 0) for number in numbers),
+            float(deleted.pulls.sum()),
+            int(deleted.pull_count.sum()),
+            None if waiting is None else np.array([float(waiting.get(number, 0)) for number in numbers]),
             self.version,
             self.evidence_version,
             now,
@@ -167,18 +184,23 @@ class Experiment:
     def update(self, update: Update, now: float) -> Increment:
         """Credit a reward and count it, in memory alone: for use without a server. Repeats are not recognised."""
         increment = self.credit(update, now)
-        number = increment.arm.number
-        row = self.state.rows.get(number, Row()).plus(
-            [(increment.numbers, increment.evidence_time)], self.state.spec.half_life_s
-        )
-        self.show({number: row})
+        number, spec = increment.arm.number, self.state.spec
+        row = self.state.rows.get(number, Row())
+        numbers = spec.policy.completed(increment.numbers, row.sums, len(self.enabled_arms))
+        self.show({number: row.plus([(numbers, increment.evidence_time)], spec.half_life_s)})
+        self.rewarded([increment])
         return increment
+
+    def rewarded(self, increments: Iterable[Increment]) -> None:
+        """These draws wait for no reward any more."""
+        if self.pending is not None:
+            for increment in increments:
+                self.pending.rewarded(increment.arm.number, increment.issued_at)
 
     def show(self, rows: dict[int, Row]) -> None:
         """Replace this node's rows, by arm number, with what was committed. Cannot fail."""
         self.state.rows.update(rows)
-        self.evidence_version += 1
-        self._fresh_until = NEVER
+        self._evidence_changed()
 
     def load(self, state: ExperimentState) -> None:
         """Replace everything with stored state. Draws counted since they were last stored stay."""
@@ -187,7 +209,13 @@ class Experiment:
         self.draws = {n: max(row.draw_count, counted.get(n, 0)) for n, row in state.rows.items()}
         self.draws |= {n: count for n, count in counted.items() if n not in self.draws}
         if not same_epoch or state.spec != self.state.spec:
-            self.allocation = None
+            self.allocation = self.pending = None
+        traits = state.spec.policy.traits
+        self._needs_decision = traits.needs_decision
+        # whether a store has only to add its rewards up: no measures to keep, no columns to complete
+        self.adds_only = not (traits.path_columns or traits.takes_exposure or traits.takes_events)
+        if traits.takes_pending and self.pending is None:
+            self.pending = Pending(state.spec.attribution_window_s)
         self.state = state
         self._other: dict[int, Evidence] = {}
         self._other_draws: dict[int, int] = {}
@@ -209,7 +237,8 @@ class Experiment:
 
     def reset(self, epoch: int) -> None:
         """Forget the evidence; decisions of an earlier epoch are refused from now on."""
-        self.load(replace(self.state, epoch=epoch, rows={}, other_rows=[]))
+        arms = {number: msgspec.structs.replace(arm, head_start=0.0) for number, arm in self.state.arms.items()}
+        self.load(replace(self.state, epoch=epoch, arms=arms, rows={}, other_rows=[]))
 
     def adopt(self, allocation: Allocation) -> Allocation:
         """Draw from `allocation` from now on, unless it is of an older version or older evidence."""
@@ -235,6 +264,10 @@ class Experiment:
         self._fresh_until = current.computed_at + self._drift_s
         return current if now < self._fresh_until else self._refresh(self, now)
 
+    def _evidence_changed(self) -> None:
+        self.evidence_version += 1
+        self._fresh_until = NEVER
+
     def _arms_changed(self) -> None:
         self.version += 1
         self._fresh_until = NEVER
@@ -242,14 +275,33 @@ class Experiment:
         self.enabled_arms = tuple(arm for arm in self.live_arms if arm.enabled)
         half_life_s = self.state.spec.half_life_s
         self._drift_s = float("inf") if half_life_s is None else DRIFT_SHARE * half_life_s
+        if self.pending is not None:
+            self._drift_s = min(self._drift_s, self.state.spec.attribution_window_s / BUCKETS)
 
     def _increment_of_decision(self, update: Update, ts: float | None, now: float) -> Increment:
         arm, claims = self._decided(update, now)
         spec = self.state.spec
         time = min(claims.time, now)
-        numbers = spec.policy.increment(Observation(update.reward, spec.reward_origin, time, claims.propensity))
+        numbers = spec.policy.increment(observation_of(update, spec.reward_origin, time, claims.propensity))
         key = f"d:{claims.unique.hex()}"
-        return Increment(arm, numbers, time, key, update.reward, claims.propensity, claims.time, claims.unique, ts)
+        return Increment(
+            arm,
+            numbers,
+            time,
+            key,
+            update.reward,
+            claims.propensity,
+            claims.time,
+            claims.unique,
+            ts,
+            update.exposure,
+            update.events,
+        )
+
+    def _check_measures(self, update: Update) -> None:
+        self.state.spec.policy.check_measures(
+            decision=update.decision_id is not None, exposure=update.exposure, events=update.events
+        )
 
     def _named_arm(self, update: Update) -> Arm:
         """The arm that an update without a decision is for."""
@@ -278,6 +330,7 @@ class Experiment:
         faults: list[MultiarmError] = []
         for check in (
             lambda: self.state.spec.policy.check_reward(update.reward),
+            lambda: self._check_measures(update),
             lambda: update.ts is None or checked_ts(update.ts, now),
             lambda: self._named_arm(update) if update.decision_id is None else self._decided(update, now),
         ):
@@ -291,16 +344,25 @@ class Experiment:
     def _as_evidence(self, rows: Sequence[Row]) -> Evidence:
         spec = self.state.spec
         return Evidence.from_rows(
-            rows, columns=len(spec.policy.columns), origin=spec.reward_origin, half_life_s=spec.half_life_s
+            rows, columns=len(spec.policy.traits.columns), origin=spec.reward_origin, half_life_s=spec.half_life_s
         )
 
     def _evidence(self, numbers: Sequence[int]) -> Evidence:
         own = self._as_evidence([self.state.rows.get(number, Row()) for number in numbers])
-        if not self._other:
+        if not self._other or not numbers:
             return own
         empty = self._as_evidence([Row()])
         others = [self._other.get(number, empty) for number in numbers]
         return own + Evidence.stacked(others)
+
+
+def observation_of(update: Update, origin: float, time: float, propensity: float | None = None) -> Observation:
+    """An update as a policy sees it."""
+    if update.exposure is None and update.events is None:
+        return Observation(update.reward, origin, time, propensity)
+    exposure = 1.0 if update.exposure is None else update.exposure
+    events = 1.0 if update.events is None else float(update.events)
+    return Observation(update.reward, origin, time, propensity, exposure, events)
 
 
 def checked_ts(ts: float | datetime, now: float) -> float:

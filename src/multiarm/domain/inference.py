@@ -17,23 +17,15 @@ def student_t_interval(evidence: Evidence) -> F64:
     return np.stack([evidence.mean - half_width, evidence.mean + half_width], axis=-1)
 
 
-def beta_interval(alpha: F64, beta: F64) -> F64:
-    """Equal-tailed credible interval of Beta(α, β), float64[..., K, 2]."""
-    from scipy.special import betaincinv
-
-    tail = (1 - CONFIDENCE) / 2
-    return np.stack([betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1 - tail)], axis=-1)
-
-
-def normal_probability_best(evidence: Evidence) -> F64 | None:
-    """P(mean is the largest), float64[K], each mean Normal(m, s²/n); None while an arm has fewer than two pulls.
+def normal_probability_best(evidence: Evidence, *, minimize: bool = False) -> F64 | None:
+    """P(mean is best), float64[K], each mean Normal(m, s²/n); None while an arm has fewer than two pulls.
 
     All about the origin, for the digits' sake. An arm whose rewards never varied counts as known to one part in 10⁹ of
     the largest deviation about.
     """
     if evidence.pulls.size == 0 or evidence.pulls.min() < 2:
         return None
-    deviation = evidence.mean_deviation
+    deviation = -evidence.mean_deviation if minimize else evidence.mean_deviation
     scale = np.sqrt(evidence.variance / evidence.pulls)
     finest = 1e-9 * float(np.abs(deviation).max()) or 1.0
     return probability_best(NormalPosterior(deviation, np.where(scale > 0, scale, finest)))

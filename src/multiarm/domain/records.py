@@ -43,7 +43,7 @@ class Increment(msgspec.Struct, frozen=True, gc=False):
     """What one reward adds, and the reward row that goes with it. Times are seconds since the epoch.
 
     key: `d:…` for a decision, `k:…` for a caller's key, None for neither. propensity, issued_at: the decision's.
-    ts: what the caller said, for the log.
+    ts: what the caller said, for the log. exposure, events: as the caller said, where the policy takes them.
     """
 
     arm: Arm
@@ -55,6 +55,8 @@ class Increment(msgspec.Struct, frozen=True, gc=False):
     issued_at: float | None
     unique: bytes | None
     ts: float | None
+    exposure: float | None = None
+    events: float | None = None
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from multiarm.domain.allocation import Allocation, checked, guarded
 from multiarm.domain.arm import Arm
 from multiarm.domain.evidence import F64, Evidence
-from multiarm.domain.policies import PseudoCounts
+from multiarm.domain.policies import PseudoCounts, Situation
 from multiarm.domain.spec import ExperimentSpec
 
 
@@ -39,6 +39,9 @@ class Snapshot:
     arms: tuple[Arm, ...]
     evidence: Evidence
     draws: tuple[int, ...]
+    deleted_pulls: float
+    deleted_pull_count: int
+    pending: F64 | None
     version: int
     evidence_version: int
     now: float
@@ -55,8 +58,8 @@ class Snapshot:
         """
         enabled = self.enabled
         policy = self.spec.policy
-        raw = policy.allocate(self.evidence.take(enabled), self._priors(enabled))
-        probabilities, random_mass = guarded(checked(raw, len(enabled)), self.spec.random_share, self.spec.floor)
+        raw = policy.allocate(self.evidence.take(enabled), self.situation(enabled))
+        probabilities, random_mass = guarded(checked(raw, len(enabled)), self.spec.random_share or 0.0, self.spec.floor)
         return Allocation.over(
             [self.arms[position] for position in enabled],
             probabilities.tolist(),
@@ -75,7 +78,7 @@ class Snapshot:
         interval = np.full((len(self.arms), 2), np.nan)
         enabled = self.enabled
         if not counts_only:
-            interval = self.spec.policy.interval(self.evidence, self._priors(range(len(self.arms))))
+            interval = self.spec.policy.interval(self.evidence, self.situation(range(len(self.arms))))
         if enabled and not counts_only:
             share = dict(zip(enabled, self.allocate().probabilities, strict=True))
             best = self._probability_best(enabled)
@@ -95,8 +98,33 @@ class Snapshot:
         }
 
     def _probability_best(self, enabled: list[int]) -> dict[int, float]:
-        best = self.spec.policy.probability_best(self.evidence.take(enabled), self._priors(enabled))
+        best = self.spec.policy.probability_best(self.evidence.take(enabled), self.situation(enabled))
         return {} if best is None else dict(zip(enabled, best.tolist(), strict=True))
+
+    def head_start(self) -> float:
+        """What an arm that is added now begins with; 0 where there is nothing to catch up with."""
+        enabled = self.enabled
+        if not enabled:
+            return 0.0
+        return self.spec.policy.head_start(self.evidence.take(enabled), self.situation(enabled))
+
+    def situation(self, positions: Sequence[int]) -> Situation:
+        """What the policy may ask beside the evidence of the arms at `positions`."""
+        index = np.asarray(positions, dtype=np.intp)
+        pulls, counts = self.evidence.pulls, self.evidence.pull_count
+        pending = self.pending
+        other_pulls = self.deleted_pulls + float(pulls.sum() - pulls[index].sum())
+        if pending is not None:
+            other_pulls += float(pending.sum() - pending[index].sum())
+        head_starts = [self.arms[position].head_start for position in positions]
+        return Situation(
+            prior=self._priors(positions),
+            pending=None if pending is None else pending[index],
+            head_start=np.array(head_starts) if any(head_starts) else None,
+            other_pulls=max(other_pulls, 0.0),
+            other_pull_count=self.deleted_pull_count + int(counts.sum() - counts[index].sum()),
+            minimize=self.spec.goal == "minimize",
+        )
 
     def _priors(self, positions: Sequence[int]) -> PseudoCounts | None:
         """The pseudo-counts of the arms at `positions`; None where no arm has a prior."""

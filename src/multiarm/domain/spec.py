@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,7 @@ Identifier = Annotated[
     ),
 ]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Goal = Literal["maximize", "minimize"]
 
 
 class ArmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,15 +42,22 @@ class ArmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an experiment decides; fixed while it runs."""
+    """How an experiment decides; all but policy and random share are fixed while it runs."""
 
     description: Annotated[str, Meta(max_length=1000)] = ""
     policy: AnyPolicy = Thompson()
-    random_share: Annotated[Share, Meta(description="Part of traffic that is split evenly.")] = 0.0
+    goal: Annotated[Goal, Meta(description="Whether the largest or the smallest mean reward is the best.")] = "maximize"
+    random_share: Annotated[
+        Share | None, Meta(description="Part of traffic that is split evenly; null: 0.05 for index policies, else 0.")
+    ] = None
     floor: Annotated[Share, Meta(description="Least share of every enabled arm.")] = 0.0
     half_life_s: (
         Annotated[float, Meta(ge=60, le=1e12, description="Seconds after which evidence weighs half.")] | None
     ) = None
+    attribution_window_s: Annotated[
+        float,
+        Meta(ge=1, le=2_592_000, description="Index policies expect a reward for a draw for so long, 1 s to 30 days."),
+    ] = 3600.0
     reward_origin: Annotated[
         float, Meta(ge=-REWARD_LIMIT, le=REWARD_LIMIT, description="Sums are kept about this value.")
     ] = 0.0
@@ -65,7 +73,11 @@ class CreateExperiment(ExperimentSpec, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def spec(self) -> ExperimentSpec:
-        return ExperimentSpec(**{name: getattr(self, name) for name in ExperimentSpec.__struct_fields__})
+        """With the random share that the policy asks for, where none is given."""
+        given = {name: getattr(self, name) for name in ExperimentSpec.__struct_fields__}
+        if self.random_share is None:
+            given["random_share"] = self.policy.traits.random_share
+        return ExperimentSpec(**given)
 
     @property
     def arm_specs(self) -> list[ArmSpec]:
@@ -79,6 +91,19 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     decision_id: Annotated[str, Meta(max_length=4096)] | None = None
     arm_id: Annotated[str, Meta(max_length=64)] | None = None
     key: Annotated[str, Meta(pattern=KEY_PATTERN, max_length=128)] | None = None
+    exposure: (
+        Annotated[
+            float, Meta(gt=0, le=1e12, description="Over what the events were counted (thompson_poisson). Default: 1.")
+        ]
+        | None
+    ) = None
+    events: (
+        Annotated[
+            int,
+            Meta(ge=0, le=10**12, description="Waits that ended; 0: still waiting (thompson_exponential). Default: 1."),
+        ]
+        | None
+    ) = None
     ts: (
         Annotated[
             float | Annotated[datetime, Meta(tz=True)],
@@ -108,8 +133,7 @@ def creation_faults(request: CreateExperiment, payload_limit_bytes: int) -> Iter
     policy = request.policy
     if request.experiment_id in RESERVED_IDS:
         yield InvalidField("experiment_id", f"{request.experiment_id!r} is a word of the API; choose another id.")
-    if not policy.reward_min <= request.reward_origin <= policy.reward_max:
-        yield InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
+    yield from policy_faults(policy, request)
     if len(request.arms) * request.floor > 1 + FLOOR_TOLERANCE:
         yield InvalidField("floor", f"{len(request.arms)} arms × {request.floor:g} is more than the whole traffic.")
     seen: set[str] = set()
@@ -119,6 +143,17 @@ def creation_faults(request: CreateExperiment, payload_limit_bytes: int) -> Iter
         if arm.arm_id is not None:
             seen.add(arm.arm_id)
         yield from arm_faults(arm, policy, payload_limit_bytes, f"arms[{index}].")
+
+
+def policy_faults(policy: Policy, spec: ExperimentSpec) -> Iterator[InvalidField]:
+    """What the rest of an experiment asks for and this policy cannot do."""
+    traits, name = policy.traits, policy.__struct_config__.tag
+    if not traits.reward_min <= spec.reward_origin <= traits.reward_max:
+        yield InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
+    if spec.goal == "minimize" and not traits.can_minimize:
+        yield InvalidField("goal", f"{name} cannot minimize; docs/policies.md says why and which policies can.")
+    if spec.half_life_s is not None and not traits.can_forget:
+        yield InvalidField("half_life_s", f"{name} cannot forget; docs/policies.md says why and which policies can.")
 
 
 def arm_faults(arm: ArmSpec, policy: Policy, payload_limit_bytes: int, path: str = "") -> Iterator[InvalidField]:
@@ -132,8 +167,13 @@ def arm_faults(arm: ArmSpec, policy: Policy, payload_limit_bytes: int, path: str
         )
     if arm.prior is None:
         return
+    if not policy.traits.takes_prior:
+        yield InvalidField(
+            f"{path}prior", f"{policy.__struct_config__.tag} has no use for an arm's prior; leave it out."
+        )
+        return
     mean = arm.prior.mean_reward
-    if not (isfinite(mean) and policy.reward_min <= mean <= policy.reward_max):
+    if not (isfinite(mean) and policy.traits.reward_min <= mean <= policy.traits.reward_max):
         yield InvalidField(f"{path}prior.mean_reward", f"A mean of this policy's rewards lies in {span(policy)}.")
 
 
@@ -153,4 +193,4 @@ def depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def span(policy: Policy) -> str:
-    return f"{policy.reward_min:g} to {policy.reward_max:g}"
+    return f"{policy.traits.reward_min:g} to {policy.traits.reward_max:g}"
