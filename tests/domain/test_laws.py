@@ -357,7 +357,8 @@ def test_any_order_and_any_grouping_of_updates_gives_the_same_evidence(
 def test_many_rewards_at_once_add_what_each_adds(policy: AnyPolicy) -> None:
     rng = np.random.default_rng(7)
     rewards = np.concatenate([[0.0, 1.0], rng.random(20)])
-    many = Observations(rewards, rng.uniform(0.01, 1, 22), rng.uniform(0.1, 9, 22), rng.integers(0, 3, 22) * 1.0)
+    events = rng.integers(0, 3, 22).astype(np.float64)
+    many = Observations(rewards, rng.uniform(0.01, 1, 22), rng.uniform(0.1, 9, 22), events)
     rows = [(0.0,) * len(policy.traits.columns), row_of(policy, 12.0, 0.3).sums] * 11
     singly = [
         policy.completed(policy.increment(Observation(r, 0.0, 0.0, p, x, e)), row, 4)

@@ -14,6 +14,7 @@ from multiarm.domain.arm import Arm
 from multiarm.domain.errors import (
     ArmNotFound,
     DecisionExpired,
+    DecisionRequired,
     InvalidDecision,
     InvalidField,
     InvalidReward,
@@ -28,6 +29,9 @@ LIFETIME_S = 3600.0
 UID = -77
 KEYS = {1: bytes(range(32))}
 NAN, INF = float("nan"), float("inf")
+EVERY: list[AnyPolicy] = [kind() for kind in get_args(AnyPolicy)]
+TAKE_ANY = [policy for policy in EVERY if not policy.traits.needs_decision]
+NEED_DECISIONS = [policy for policy in EVERY if policy.traits.needs_decision]
 
 
 def experiment_with_history(policy: AnyPolicy) -> Experiment:
@@ -97,7 +101,7 @@ REFUSED: dict[str, tuple[Callable[[], Update], type[Exception]]] = {
 }
 
 
-@pytest.mark.parametrize("policy", [kind() for kind in get_args(AnyPolicy)], ids=str)
+@pytest.mark.parametrize("policy", TAKE_ANY, ids=str)
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("method", ["credit", "update"])
 def test_a_refused_reward_changes_nothing(policy: AnyPolicy, kind: str, method: str) -> None:
@@ -136,7 +140,7 @@ def test_an_unbounded_policy_takes_up_to_1e12(reward: float) -> None:
     assert experiment.update(plain(reward), NOW).numbers == (1.0, reward, reward**2)
 
 
-@pytest.mark.parametrize("policy", [kind() for kind in get_args(AnyPolicy)], ids=str)
+@pytest.mark.parametrize("policy", TAKE_ANY, ids=str)
 def test_what_only_looks_refusable_is_taken(policy: AnyPolicy) -> None:
     """So that the refusals above are known to come from what they name."""
     experiment = experiment_with_history(policy)
@@ -158,6 +162,33 @@ def test_what_only_looks_refusable_is_taken(policy: AnyPolicy) -> None:
     for update in taken:
         experiment.update(update, NOW)
     assert experiment.pull_count == pulls + len(taken)
+
+
+@pytest.mark.parametrize("policy", NEED_DECISIONS, ids=str)
+def test_a_policy_that_weighs_by_propensity_takes_rewards_of_decisions_alone(policy: AnyPolicy) -> None:
+    experiment = experiment_with_history(policy)
+    before = everything(experiment)
+    for update in (plain(), plain(key="k"), plain(ts=NOW - 5)):
+        with pytest.raises(DecisionRequired):
+            experiment.update(update, NOW)
+    assert everything(experiment) == before
+    experiment.update(decided(token()), NOW)
+    assert experiment.pull_count == 5
+
+
+@pytest.mark.parametrize("policy", EVERY, ids=str)
+def test_exposure_and_events_are_for_those_that_take_them(policy: AnyPolicy) -> None:
+    experiment = experiment_with_history(policy)
+    for field, taken in (("exposure", policy.traits.takes_exposure), ("events", policy.traits.takes_events)):
+        before = everything(experiment)
+        update = decided(token(), **{field: 2})
+        if taken:
+            assert 2.0 in experiment.update(update, NOW).numbers
+        else:
+            with pytest.raises(InvalidField) as refused:
+                experiment.update(update, NOW)
+            assert refused.value.path == field
+            assert everything(experiment) == before
 
 
 def test_crediting_alone_counts_nothing() -> None:

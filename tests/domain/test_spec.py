@@ -172,7 +172,7 @@ class TestDefaults:
     def test_everything_is_optional(self) -> None:
         request = msgspec.json.decode(b"{}", type=CreateExperiment)
         check_creation(request)
-        assert request.spec == ExperimentSpec(policy=Thompson(prior=BetaPrior(alpha=1.0, beta=1.0)))
+        assert request.spec == ExperimentSpec(policy=Thompson(prior=BetaPrior(alpha=1.0, beta=1.0)), random_share=0.0)
         assert request.arm_specs == []
 
     def test_the_spec_is_the_request_without_its_id_and_arms(self) -> None:

@@ -167,7 +167,7 @@ def test_probability_winner() -> None:
 
 Rule = Callable[[F64, F64], I64]
 ALPHA = 0.2
-RUNS, VISITORS = 1500, 300
+RUNS, VISITORS = 1200, 250
 
 
 def even(pulls: F64, successes: F64, rng: np.random.Generator) -> I64:
@@ -189,7 +189,7 @@ def doubting(pulls: F64, successes: F64, rng: np.random.Generator) -> I64:
 def false_winners(
     rule: Rule, choose: Callable[[F64, F64, np.random.Generator], I64], arms: int, delay: int, seed: int = 8
 ) -> float:
-    """Share of A/A experiments at 30 % that ever declare a winner, looked at after each of 300 rewards."""
+    """Share of A/A experiments at 30 % that ever declare a winner, looked at after each of 250 rewards."""
     rng = np.random.default_rng(seed)
     pulls, successes = np.zeros((RUNS, arms)), np.zeros((RUNS, arms))
     rows, declared, waiting = np.arange(RUNS), np.zeros(RUNS, dtype=bool), []

@@ -1,9 +1,7 @@
 """The experiment: arms, policy, evidence, allocation, lifecycle. No I/O, no clock: pass `now` and `rng` in."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -11,29 +9,20 @@ import numpy as np
 
 from multiarm.domain.allocation import Allocation
 from multiarm.domain.arm import Arm
-from multiarm.domain.decision import Claims, DecisionSigner
+from multiarm.domain.crediting import Crediting
+from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import (
     ArmExists,
-    ArmNotFound,
-    DecisionExpired,
     ExperimentDisabled,
-    Invalid,
-    InvalidDecision,
-    InvalidField,
-    InvalidTimestamp,
-    MultiarmError,
     NoEnabledArms,
-    StaleEpoch,
-    raise_all,
 )
 from multiarm.domain.evidence import Evidence, Row
 from multiarm.domain.pending import BUCKETS, Pending
-from multiarm.domain.policies import AnyPolicy, Observation, Thompson
-from multiarm.domain.records import Decision, ExperimentState, ForeignDecision, Increment
+from multiarm.domain.policies import AnyPolicy, Thompson
+from multiarm.domain.records import Decision, ExperimentState, Increment
 from multiarm.domain.snapshot import Snapshot
 from multiarm.domain.spec import ExperimentSpec, Update
 
-CLOCK_SKEW_S = 300.0
 NEVER = -float("inf")
 DRIFT_SHARE = 0.01  # of a half-life, after which time alone makes an allocation out of date
 
@@ -49,7 +38,7 @@ def recompute(experiment: "Experiment", now: float) -> Allocation:
     return experiment.adopt(experiment.snapshot(now).allocate())
 
 
-class Experiment:
+class Experiment(Crediting):
     """Decides which arm to show, and turns rewards into evidence.
 
     Alone, in a notebook: `Experiment(Thompson(), ["red", "green"])`, then `draw` and `update`. A server loads stored
@@ -66,9 +55,8 @@ class Experiment:
         refresh: Callable[["Experiment", float], Allocation] = recompute,
         decision_lifetime_s: float = float("inf"),
     ) -> None:
-        self._signer = signer or DecisionSigner.random()
+        super().__init__(signer or DecisionSigner.random(), decision_lifetime_s)
         self._refresh = refresh
-        self._decision_lifetime_s = decision_lifetime_s
         self._needs_decision = False
         self.pending: Pending | None = None
         self.version = 0
@@ -100,13 +88,6 @@ class Experiment:
         rows = [*self.state.rows.values(), *(row for _, row in self.state.other_rows)]
         return sum(row.pull_count for row in rows)
 
-    def arm(self, arm_id: str) -> Arm:
-        """The live arm of that id, or ArmNotFound."""
-        try:
-            return self._by_id[arm_id]
-        except KeyError:
-            raise ArmNotFound(arm_id) from None
-
     def draw(self, now: float, rng: Random) -> Decision:
         """Choose an arm and count the draw. Evidence is only read; an allocation that is out of date is renewed.
 
@@ -135,29 +116,6 @@ class Experiment:
                 self.pending.drawn(decision.share.arm.number, now)
             self._evidence_changed()
         return decisions
-
-    def credit(self, update: Update, now: float) -> Increment:
-        """Validate a reward and say what it adds; changes nothing.
-
-        Raises Invalid (422; for several faults InvalidRequest), ArmNotFound, StaleEpoch, DecisionExpired, and
-        ForeignDecision.
-        """
-        spec, reward = self.state.spec, update.reward
-        try:
-            spec.policy.check_reward(reward)
-            if self._needs_decision or update.exposure is not None or update.events is not None:
-                self._check_measures(update)
-            ts = None if update.ts is None else checked_ts(update.ts, now)
-            if update.decision_id is not None:
-                return self._increment_of_decision(update, ts, now)
-            arm = self._by_id.get(update.arm_id or "") or self._named_arm(update)
-        except Invalid:
-            raise_all(self._faults(update, now))
-            raise
-        time = now if ts is None else min(ts, now)
-        key = None if update.key is None else f"k:{update.key}"
-        numbers = spec.policy.increment(observation_of(update, spec.reward_origin, time))
-        return Increment(arm, numbers, time, key, reward, None, None, None, ts, update.exposure, update.events)
 
     def snapshot(self, now: float) -> Snapshot:
         """All that an allocation or the statistics depend on, frozen: it may be computed from in another thread."""
@@ -278,69 +236,6 @@ class Experiment:
         if self.pending is not None:
             self._drift_s = min(self._drift_s, self.state.spec.attribution_window_s / BUCKETS)
 
-    def _increment_of_decision(self, update: Update, ts: float | None, now: float) -> Increment:
-        arm, claims = self._decided(update, now)
-        spec = self.state.spec
-        time = min(claims.time, now)
-        numbers = spec.policy.increment(observation_of(update, spec.reward_origin, time, claims.propensity))
-        key = f"d:{claims.unique.hex()}"
-        return Increment(
-            arm,
-            numbers,
-            time,
-            key,
-            update.reward,
-            claims.propensity,
-            claims.time,
-            claims.unique,
-            ts,
-            update.exposure,
-            update.events,
-        )
-
-    def _check_measures(self, update: Update) -> None:
-        self.state.spec.policy.check_measures(
-            decision=update.decision_id is not None, exposure=update.exposure, events=update.events
-        )
-
-    def _named_arm(self, update: Update) -> Arm:
-        """The arm that an update without a decision is for."""
-        if update.arm_id is None:
-            raise InvalidField("", "Give either decision_id or arm_id.")
-        return self.arm(update.arm_id)
-
-    def _decided(self, update: Update, now: float) -> tuple[Arm, Claims]:
-        """The arm that an update with a decision is for, and what the decision says."""
-        if update.arm_id is not None or update.key is not None:
-            raise InvalidField("", "A decision_id says which arm, and is its own key: give neither arm_id nor key.")
-        claims = self._signer.open(update.decision_id or "")
-        if claims.uid != self.state.uid:
-            raise ForeignDecision(claims.uid)
-        if claims.epoch != self.state.epoch:
-            raise StaleEpoch("The decision was drawn before the experiment was reset; drop it.")
-        if claims.time < now - self._decision_lifetime_s:
-            raise DecisionExpired("Rewards are taken for as long as reward_retention_days says; drop it.")
-        arm = self.state.arms.get(claims.arm_number)
-        if arm is None:
-            raise InvalidDecision("The experiment never had the arm that it names.")
-        return arm, claims
-
-    def _faults(self, update: Update, now: float) -> list[MultiarmError]:
-        """All that is wrong with an update; each of its parts is looked at by itself."""
-        faults: list[MultiarmError] = []
-        for check in (
-            lambda: self.state.spec.policy.check_reward(update.reward),
-            lambda: self._check_measures(update),
-            lambda: update.ts is None or checked_ts(update.ts, now),
-            lambda: self._named_arm(update) if update.decision_id is None else self._decided(update, now),
-        ):
-            with contextlib.suppress(ForeignDecision):
-                try:
-                    check()
-                except MultiarmError as error:
-                    faults.append(error)
-        return faults
-
     def _as_evidence(self, rows: Sequence[Row]) -> Evidence:
         spec = self.state.spec
         return Evidence.from_rows(
@@ -354,20 +249,3 @@ class Experiment:
         empty = self._as_evidence([Row()])
         others = [self._other.get(number, empty) for number in numbers]
         return own + Evidence.stacked(others)
-
-
-def observation_of(update: Update, origin: float, time: float, propensity: float | None = None) -> Observation:
-    """An update as a policy sees it."""
-    if update.exposure is None and update.events is None:
-        return Observation(update.reward, origin, time, propensity)
-    exposure = 1.0 if update.exposure is None else update.exposure
-    events = 1.0 if update.events is None else float(update.events)
-    return Observation(update.reward, origin, time, propensity, exposure, events)
-
-
-def checked_ts(ts: float | datetime, now: float) -> float:
-    """Seconds since the epoch; InvalidTimestamp where it is more than five minutes ahead."""
-    seconds = ts.timestamp() if isinstance(ts, datetime) else ts
-    if not seconds <= now + CLOCK_SKEW_S:
-        raise InvalidTimestamp("`ts` is more than five minutes ahead of this server's clock; it may lie in the past.")
-    return seconds

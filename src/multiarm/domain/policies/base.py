@@ -67,10 +67,10 @@ class Traits(NamedTuple):
     """What a policy declares.
 
     columns: the names of its C statistics; path_columns: how many of the last depend on the order of the rewards;
-    reward_min, reward_max: the range of its rewards; can_minimize: whether the smallest mean can be the goal; can_forget:
-    whether a half-life makes sense; takes_prior: whether an arm can have its own; takes_pending: whether draws that are
-    not rewarded yet matter; needs_decision: whether each reward must be that of a decision; takes_exposure,
-    takes_events: whether an update can say these; random_share: of experiments that do not say how much.
+    reward_min, reward_max: the range of its rewards; can_minimize: whether the smallest mean can be the goal;
+    can_forget: whether a half-life makes sense; takes_prior: whether an arm can have its own; takes_pending: whether
+    draws that are not rewarded yet matter; needs_decision: whether each reward must be that of a decision;
+    takes_exposure, takes_events: whether an update can say these; random_share: of experiments that do not say.
     """
 
     columns: tuple[str, ...] = BASE_COLUMNS

@@ -49,7 +49,7 @@ class EXP3(ExponentialWeights, frozen=True, tag="exp3"):
     however late the reward comes; updates without a decision are refused. No half-life, no prior of an arm: neither
     means anything to a sum. γ/K of the traffic goes to every arm for ever, so against rewards that are random its
     regret is far larger than Thompson sampling's.
-    Source: Auer, Cesa-Bianchi, Freund and Schapire (2002), figure 1; Bubeck and Cesa-Bianchi (2012), theorem 3.1, for η_t.
+    Source: Auer, Cesa-Bianchi, Freund and Schapire (2002), figure 1; Bubeck and Cesa-Bianchi (2012), theorem 3.1 (η_t).
     """
 
     own_traits = Traits(

@@ -89,7 +89,7 @@ class ThompsonRevenue(PosteriorPolicy, frozen=True, tag="thompson_revenue"):
         return evidence.origin + student_posterior(evidence, situation, self.prior).interval()
 
     def _hurdle(self, evidence: Evidence) -> Posterior:
-        from multiarm.domain.hurdle import HurdlePosterior  # here: scipy's splines take time and memory to load
+        from multiarm.domain.hurdle import HurdlePosterior  # here: few experiments need it
 
         logs = self._logs(evidence)
         pulls, positives = evidence.pulls, evidence.sums[..., POSITIVES]
