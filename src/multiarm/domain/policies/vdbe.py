@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from multiarm.domain.evidence import BASE_COLUMNS, F64, Evidence
-from multiarm.domain.policies.base import NOTHING_ELSE, Observation, Policy, Situation, Traits, with_columns
+from multiarm.domain.policies.base import NOTHING_ELSE, Observation, Observations, Policy, Situation, Traits, with_columns
 from multiarm.domain.policies.epsilon_greedy import explored, greedy
 
 FIRST, SURPRISES, VALUE = 1.0, 3, 4
@@ -43,6 +43,10 @@ class VDBE(Policy, frozen=True, tag="vdbe"):
     def increment(self, observation: Observation) -> tuple[float, ...]:
         return (*super().increment(observation), 1.0, 0.0)
 
+    def increments(self, observations: Observations) -> F64:
+        base = super().increments(observations)
+        return with_columns(base, np.ones_like(observations.reward), np.zeros_like(observations.reward))
+
     def completed(self, numbers: tuple[float, ...], sums: tuple[float, ...], arm_count: int) -> tuple[float, ...]:
         pulls, reward, _, surprises, weighted = sums or (0.0,) * len(numbers)
         mean = reward / pulls if pulls > 0 else 0.0
@@ -60,7 +64,7 @@ class VDBE(Policy, frozen=True, tag="vdbe"):
         delta = self.delta or 1.0 / max(arm_count, 1)
         epsilon = np.where(surprises > 0, weighted / np.maximum(surprises, 1.0), FIRST)
         epsilon = epsilon + delta * (-fall / (2.0 + fall) - epsilon)
-        return with_columns(numbers[..., :SURPRISES], np.ones_like(pulls), (surprises + 1.0) * epsilon - weighted)
+        return with_columns(numbers[..., :VALUE], (surprises + 1.0) * epsilon - weighted)
 
     def allocate(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> F64:
         surprises, weighted = evidence.sums[..., SURPRISES], evidence.sums[..., VALUE]
