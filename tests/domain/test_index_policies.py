@@ -166,7 +166,7 @@ class TestMix:
     @pytest.mark.parametrize("kind", [UCB1, UCB1Tuned, UCBV, MOSS, KLUCB, KLUCBPlus, IMED])
     def test_is_what_the_index_would_choose_draw_by_draw(self, kind: type[IndexPolicy], draws: int) -> None:
         rng = np.random.default_rng(draws)
-        pulls, means = rng.integers(5, 400, 6) * 1.0, rng.uniform(0.3, 0.5, 6)
+        pulls, means = rng.integers(5, 400, 6).astype(np.float64), rng.uniform(0.3, 0.5, 6)
         evidence = evidence_of(*zip(pulls.tolist(), means.tolist(), strict=True))
         policy = kind(batch_draws=draws)
         standing = Standing(means, means * (1 - means), 6, False)

@@ -128,8 +128,7 @@ class TestVDBE:
         assert max(seen) != min(seen)  # the order does matter: that is what the bound is for
 
     def test_two_nodes_together_are_the_mean_of_both_by_their_rewards(self) -> None:
-        nodes = [Evidence.from_rows([Row(row, 0.0, int(row[0]))]) for row in ((4.0, 2, 2, 4, 2.0), (6.0, 3, 3, 6, 1.8))]
-        both = nodes[0] + nodes[1]
+        both = evidence_of((4.0, 2.0, 2.0, 4.0, 2.0)) + evidence_of((6.0, 3.0, 3.0, 6.0, 1.8))
         assert both.sums[0, 4] / both.sums[0, 3] == pytest.approx((4 * 0.5 + 6 * 0.3) / 10)
 
     def test_an_experiment_completes_the_row(self) -> None:
