@@ -23,16 +23,17 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from multiarm.domain.arm import Arm
+from multiarm.domain.crediting import observation_of
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.evidence import Row
-from multiarm.domain.policies import Observation
+from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import ExperimentState, Increment
-from multiarm.domain.spec import CreateExperiment
+from multiarm.domain.spec import CreateExperiment, Update
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
 from multiarm.service.state_store import StateStore
-from multiarm.service.supervisor import Supervisor
+from multiarm.service.supervisor import Supervisor, request_of
 from multiarm.storage import experiments
 from multiarm.storage.books import Entry, audit
 from multiarm.storage.engine import create_engine, migrate, sqlite_url, transact
@@ -175,26 +176,54 @@ def database_of(kind: str, folder: Path, *, migrated: bool = True, timeout_s: fl
 
 
 def plain(
-    state: ExperimentState, arm: int | Arm = 1, reward: float = 1.0, *, key: str | None = None, time: float = NOON
+    state: ExperimentState,
+    arm: int | Arm = 1,
+    reward: float = 1.0,
+    *,
+    key: str | None = None,
+    time: float = NOON,
+    exposure: float | None = None,
+    events: int | None = None,
 ) -> Increment:
     """A reward for an arm."""
     if isinstance(arm, int):
         arm = state.arms[arm]
-    numbers = state.spec.policy.increment(Observation(reward, state.spec.reward_origin, time))
-    return Increment(arm, numbers, time, None if key is None else f"k:{key}", reward, None, None, None, None)
+    said = Update(reward, exposure=exposure, events=events)
+    numbers = state.spec.policy.increment(observation_of(said, state.spec.reward_origin, time))
+    key = None if key is None else f"k:{key}"
+    return Increment(arm, numbers, time, key, reward, None, None, None, None, exposure, events)
 
 
 def decided(
-    state: ExperimentState, arm: int | Arm = 1, reward: float = 1.0, *, unique: int = 1, issued_at: float = NOON
+    state: ExperimentState,
+    arm: int | Arm = 1,
+    reward: float = 1.0,
+    *,
+    unique: int = 1,
+    issued_at: float = NOON,
+    propensity: float = 0.5,
+    exposure: float | None = None,
+    events: int | None = None,
 ) -> Increment:
     """A reward for a decision."""
-    made = plain(state, arm, reward, time=issued_at)
+    made = plain(state, arm, reward, time=issued_at, exposure=exposure, events=events)
     token = unique.to_bytes(16)
-    return msgspec.structs.replace(made, key=f"d:{token.hex()}", propensity=0.5, issued_at=issued_at, unique=token)
+    said = Update(reward, exposure=exposure, events=events)
+    return msgspec.structs.replace(
+        made,
+        numbers=state.spec.policy.increment(observation_of(said, state.spec.reward_origin, issued_at, propensity)),
+        key=f"d:{token.hex()}",
+        propensity=propensity,
+        issued_at=issued_at,
+        unique=token,
+    )
 
 
 def bundle(state: ExperimentState, *increments: Increment, received_at: float = NOON) -> UpdateRequest:
-    return UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, received_at)
+    """As the Supervisor makes it."""
+    experiment = Experiment(spec=state.spec)
+    experiment.load(state)
+    return request_of(experiment, increments, received_at)
 
 
 @dataclass

@@ -52,7 +52,13 @@ class TestCreate:
         asked: dict[str, Any] = {
             "experiment_id": experiment_id,
             "description": "Which button? Größe µ",
-            "policy": {"type": "epsilon_greedy", "epsilon": 0.25},
+            "policy": {
+                "type": "epsilon_greedy",
+                "epsilon": 0.25,
+                "decay": {"type": "inverse", "pulls": 9, "floor": 0.5},
+            },
+            "goal": "minimize",
+            "attribution_window_s": 60,
             "random_share": 0.1,
             "floor": 0.05,
             "half_life_s": 3600,

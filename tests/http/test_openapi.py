@@ -99,6 +99,7 @@ class TestDocument:
         }
         assert bodies == {
             "/v1/create": False,
+            "/v1/{experiment_id}/policy": True,
             "/v1/{experiment_id}/add_arm": False,
             "/v1/{experiment_id}/update": True,
             "/v1/{experiment_id}/update_batch": True,
@@ -125,15 +126,21 @@ class TestDocument:
             "experiment_id",
             "description",
             "policy",
+            "goal",
             "arms",
             "random_share",
             "floor",
             "half_life_s",
+            "attribution_window_s",
             "reward_origin",
         }
         assert set(fields) == asked
-        for name in ("random_share", "floor"):
-            assert (fields[name]["minimum"], fields[name]["maximum"], fields[name]["default"]) == (0, 1, 0)
+        floor, random_share = fields["floor"], fields["random_share"]["anyOf"][0]
+        assert (floor["minimum"], floor["maximum"], floor["default"]) == (0, 1, 0)
+        assert (random_share["minimum"], random_share["maximum"], fields["random_share"]["default"]) == (0, 1, None)
+        window = fields["attribution_window_s"]
+        assert (window["minimum"], window["maximum"], window["default"]) == (1, 2_592_000, 3600)
+        assert fields["goal"]["enum"] == ["maximize", "minimize"]
         assert fields["half_life_s"]["anyOf"][0]["minimum"] == 60
 
 

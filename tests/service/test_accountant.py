@@ -35,7 +35,9 @@ def decision(number: int) -> DecisionRun:
 
 
 def rewards(*numbers: int) -> RewardRun:
-    increments = [Increment(Arm(0, "red"), (1.0,), NOON, None, float(n), None, None, None, None) for n in numbers]
+    increments = [
+        Increment(Arm(0, "red"), (1.0, 1.0, 1.0), NOON, None, float(n), None, None, None, None) for n in numbers
+    ]
     return RewardRun(NOON, "button", 1, 0, increments, [True] * len(numbers))
 
 

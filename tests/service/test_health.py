@@ -12,7 +12,7 @@ from multiarm.domain.allocation import Allocation
 from multiarm.domain.errors import ExperimentQuarantined, ExperimentRestarting
 from multiarm.domain.evidence import Evidence, Row
 from multiarm.domain.experiment import Experiment
-from multiarm.domain.policies import EpsilonGreedy, Thompson
+from multiarm.domain.policies import NOTHING_ELSE, EpsilonGreedy, Thompson
 from multiarm.domain.policies.base import Policy
 from multiarm.domain.spec import Update
 from multiarm.service.health import HealthKeeper, RestartPolicy, inconsistency
@@ -49,10 +49,10 @@ class Poison:
         self.on = True
         healthy = EpsilonGreedy.allocate
 
-        def allocate(policy: EpsilonGreedy, evidence: Evidence, prior: Any = None) -> Any:
+        def allocate(policy: EpsilonGreedy, evidence: Evidence, situation: Any = None) -> Any:
             if self.on and policy.epsilon == POISON:
                 raise RuntimeError("poisoned")
-            return healthy(policy, evidence, prior)
+            return healthy(policy, evidence, situation or NOTHING_ELSE)
 
         monkeypatch.setattr(EpsilonGreedy, "allocate", allocate)
 

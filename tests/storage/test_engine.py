@@ -18,10 +18,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import CommitUnknown, StartError
-from multiarm.storage import experiments
+from multiarm.domain.evidence import Row
+from multiarm.storage import experiments, schema
+from multiarm.storage.check import check_directory
+from multiarm.storage.data_directory import DataDirectory
 from multiarm.storage.engine import HEAD_REVISION, MAX_ATTEMPTS, create_engine, current_revision, is_lost, migrate
 from multiarm.storage.schema import experiment, metadata
 from postgres import KINDS, NOON, Database, bundle, database_of, plain
+from support import RunningServer, reward, stats
 
 
 @pytest.fixture(params=KINDS)
@@ -118,6 +122,101 @@ class TestMigrations:
         with pytest.raises(sa.exc.DBAPIError):
             migrate(empty.connection)
         assert tables(empty.connection) == {"evidence"}
+
+
+class TestFromTheFirstVersion:
+    """Databases of 0001, with rows in them."""
+
+    @pytest.fixture
+    def old(self, empty: Database) -> Database:
+        """One experiment with an arm of each kind, evidence, and rewards."""
+        with empty.connection.begin():
+            command.upgrade(alembic_of(empty.connection), "0001")
+        empty.run(lambda c: fill_first(c, FIRST_SPEC))
+        return empty
+
+    def test_it_is_brought_to_the_head_and_keeps_its_rows(self, old: Database) -> None:
+        assert current_revision(old.connection) == "0001"
+        migrate(old.connection)
+        assert current_revision(old.connection) == HEAD_REVISION
+        state = old.run(lambda c: experiments.load_experiment(c, 1, 7))
+        assert state is not None
+        assert [(a.arm_id, a.enabled, a.deleted, a.head_start) for a in state.arms.values()] == [
+            ("red", True, False, 0.0),
+            ("green", False, True, 0.0),
+        ]
+        assert state.rows == {1: Row((2.0, 1.25, 1.0625), NOON, 2, 5)}
+        stored = old.run(lambda c: list(c.execute(sa.select(schema.reward).order_by(schema.reward.c.number))))
+        assert [(row.key, row.reward, row.exposure, row.events) for row in stored] == [
+            (None, 1.0, None, None),
+            ("k:a", 0.25, None, None),
+        ]
+        assert all(entry.balanced for entry in old.audit())
+
+    def test_it_counts_on_from_there(self, old: Database) -> None:
+        migrate(old.connection)
+        state = old.run(lambda c: experiments.load_experiment(c, 1, 7))
+        assert state is not None
+        again, new = plain(state, key="a"), plain(state, key="b")
+        assert old.commit(bundle(state, again, new)).outcomes == [[False, True]]
+        assert old.load(state).rows[1].pull_count == 3
+        assert all(entry.balanced for entry in old.audit())
+
+    def test_its_schema_is_that_of_a_new_one(self, old: Database) -> None:
+        migrate(old.connection)
+        with old.connection.begin():
+            context = MigrationContext.configure(
+                old.connection, opts={"compare_type": True, "compare_server_default": True}
+            )
+            assert compare_metadata(context, metadata) == []
+
+    def test_the_way_back_keeps_the_rows_too(self, old: Database) -> None:
+        migrate(old.connection)
+        with old.connection.begin():
+            command.downgrade(alembic_of(old.connection), "0001")
+        assert old.count(experiment) == 1
+        assert old.run(lambda c: c.exec_driver_sql("SELECT sum(reward) FROM reward").scalar()) == 1.25
+
+
+def test_a_server_starts_on_a_data_directory_of_the_first_version(tmp_path: Path) -> None:
+    DataDirectory(tmp_path).close()
+    with database_of("sqlite", tmp_path, migrated=False) as old:
+        with old.connection.begin():
+            command.upgrade(alembic_of(old.connection), "0001")
+        old.run(lambda c: fill_first(c, FIRST_SPEC))
+    with RunningServer(tmp_path, settings={"reward_retention_days": 3_650}) as server:
+        client = server.client()
+        assert stats(client, "button")["red"]["pulls"] == 2
+        assert reward(client, "button", arm_id="red", reward=1, key="a") == {"accepted": 0, "duplicates": 1}
+        assert reward(client, "button", arm_id="red", reward=1, key="b") == {"accepted": 1, "duplicates": 0}
+        assert server.terminate() == 0
+    assert check_directory(tmp_path).good
+
+
+FIRST_SPEC = '{"policy":{"type":"thompson","prior":{"alpha":1.0,"beta":1.0}},"random_share":0.0}'
+
+
+def fill_first(connection: Connection, spec: str) -> None:
+    """As 0001 wrote it."""
+    for statement in (
+        (
+            "INSERT INTO experiment (uid, id, spec, enabled, epoch, next_arm_number, created_at, updated_at)"
+            f" VALUES (7, 'button', '{spec}', true, 0, 3, {NOON}, {NOON})"
+        ),
+        (
+            "INSERT INTO arm (experiment, number, id, payload, prior, enabled, deleted_at)"
+            f" VALUES (7, 1, 'red', NULL, NULL, true, NULL), (7, 2, 'green', NULL, NULL, false, {NOON})"
+        ),
+        (
+            "INSERT INTO evidence (experiment, arm, node, epoch, sums, as_of, pull_count, draw_count, updated_at)"
+            f" VALUES (7, 1, 1, 0, '[2.0,1.25,1.0625]', {NOON}, 2, 5, {NOON})"
+        ),
+        (
+            "INSERT INTO reward (experiment, key, arm, epoch, evidence_time, received_at, reward, node)"
+            f" VALUES (7, NULL, 1, 0, {NOON}, {NOON}, 1.0, 1), (7, 'k:a', 1, 0, {NOON}, {NOON}, 0.25, 1)"
+        ),
+    ):
+        connection.exec_driver_sql(statement).close()
 
 
 class TestTransactions:

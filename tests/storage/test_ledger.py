@@ -16,12 +16,14 @@ import pytest
 from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import UNIQUE, DecisionSigner
+from multiarm.domain.policies import Observation, ThompsonRevenue
 from multiarm.domain.records import Decision, Increment
 from multiarm.storage.columns import SCHEMAS, DecisionRun, RequestRun, RewardRun, Table, pieces, row_count
 from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted
 
 RED = Arm(0, "red")
+ONE = (1.0, 1.0, 1.0)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 DAY_S = 86_400
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
@@ -78,9 +80,9 @@ class TestColumns:
 
     def test_null_is_null(self, tmp_path: Path) -> None:
         rows: list[RewardRun] = [
-            reward_row(Increment(RED, (1.0,), NOON, None, 1.0, None, None, None, None)),
-            reward_row(Increment(RED, (1.0,), NOON, "k:order-7", 1.0, None, None, None, None)),
-            reward_row(Increment(RED, (1.0,), NOON - 1, "d:00", 1.0, 0.5, NOON - 1, bytes(16), NOON - 1), new=False),
+            reward_row(Increment(RED, ONE, NOON, None, 1.0, None, None, None, None)),
+            reward_row(Increment(RED, ONE, NOON, "k:order-7", 1.0, None, None, None, None)),
+            reward_row(Increment(RED, ONE, NOON - 1, "d:00", 1.0, 0.5, NOON - 1, bytes(16), NOON - 1), new=False),
         ]
         ledger = Ledger(tmp_path)
         assert ledger.write("rewards", rows, NOON) == 3
@@ -93,9 +95,29 @@ class TestColumns:
         assert not decided["accepted"]
         assert decided["ts"] == decided["evidence_time"] == datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC)
 
+    def test_what_was_counted_of_a_reward_stands_beside_it(self, tmp_path: Path) -> None:
+        """About an origin the numbers are rounded: what is all of a reward is the reward, to the last bit."""
+        capped, origin = ThompsonRevenue(reward_cap=20.0), 0.1
+        rewards = [0.3, 19.9, 20.0, 20.1, 1e12, 0.0, 1 / 3]
+        increments = [
+            Increment(RED, capped.increment(Observation(r, origin)), NOON, None, r, None, None, None, None)
+            for r in rewards
+        ]
+        measured = Increment(RED, ONE, NOON, None, 1.0, None, None, None, None, 2.5, 3)
+        ledger = Ledger(tmp_path)
+        runs = [RewardRun(NOON, "button", 1, 0, increments, [True] * 7, origin), reward_row(measured)]
+        assert ledger.write("rewards", runs, NOON) == 8
+        ledger.close()
+        compact(ledger)
+        *rows, last = read(tmp_path, "rewards")
+        assert [row["reward"] for row in rows] == rewards
+        assert [row["counted_reward"] for row in rows] == [0.3, 19.9, 20.0, 20.0, 20.0, 0.0, 1 / 3]
+        assert {(row["exposure"], row["events"]) for row in rows} == {(None, None)}
+        assert (last["exposure"], last["events"], last["counted_reward"]) == (2.5, 3.0, 1.0)
+
     @pytest.mark.parametrize("ts", [1e305, float("inf"), float("nan"), -1e12, 253_402_300_800.0])
     def test_a_time_that_no_reader_could_show_is_null(self, tmp_path: Path, ts: float) -> None:
-        row = reward_row(Increment(RED, (1.0,), ts, None, 1.0, None, None, None, ts))
+        row = reward_row(Increment(RED, ONE, ts, None, 1.0, None, None, None, ts))
         ledger = Ledger(tmp_path)
         assert ledger.write("rewards", [row], NOON) == 1
         ledger.close()
@@ -128,7 +150,7 @@ class TestColumns:
 
     def test_a_reward_that_does_not_fit_costs_nothing_else_of_its_run(self, tmp_path: Path) -> None:
         increments = [plain(number) for number in range(99)]
-        increments[40] = Increment(RED, (1.0,), NOON, None, cast("float", "much"), None, None, None, None)
+        increments[40] = Increment(RED, ONE, NOON, None, cast("float", "much"), None, None, None, None)
         news = [number % 3 == 0 for number in range(99)]
         ledger = Ledger(tmp_path)
         assert ledger.write("rewards", [RewardRun(NOON, "button", 1, 0, increments, news)], NOON) == 98
@@ -408,8 +430,9 @@ class TestDocument:
         queries = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'Asia/Kolkata'")
-            draws, values, routes = [connection.execute(query).fetchall() for query in queries]
+            counted, draws, values, routes = [connection.execute(query).fetchall() for query in queries]
 
+        assert counted == [("blue", 2, 0.5), ("red", 4, 2.75)]
         noon = datetime(2026, 3, 1, 12)
         assert draws == [
             ("button", "blue", noon, 2, pytest.approx(0.4)),
@@ -427,6 +450,20 @@ class TestDocument:
             ("POST", "/v1/{experiment_id}/draw", 404, 1, pytest.approx(2.0), pytest.approx(2.0)),
         ]
 
+    def test_they_do_so_beside_files_of_the_version_before(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_example(Ledger(tmp_path / "data" / "ledger"))
+        [file] = (tmp_path / "data" / "ledger" / "rewards").glob("date=*/*.parquet")
+        older = pq.read_table(file, partitioning=None).drop_columns(["exposure", "events", "counted_reward"])
+        pq.write_table(older, file.with_name("20260101T000000Z-0123456789abcdef.parquet"))
+        monkeypatch.chdir(tmp_path)
+        queries = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+        with duckdb.connect() as connection:
+            answers = [connection.execute(query).fetchall() for query in queries]
+        assert answers[0] == [("blue", 4, 0.5), ("red", 8, 2.75)]
+        assert [row[:2] for row in answers[2]] == [("button", "blue"), ("button", "red")]
+
     @pytest.mark.parametrize("table", SCHEMAS)
     def test_every_column_is_described(self, table: Table) -> None:
         [section] = re.findall(rf"### {table}:(.*?)\n#", DOCUMENT.read_text(), re.DOTALL)
@@ -435,7 +472,7 @@ class TestDocument:
 
 
 def plain(number: int) -> Increment:
-    return Increment(RED, (1.0,), NOON, None, float(number), None, None, None, None)
+    return Increment(RED, ONE, NOON, None, float(number), None, None, None, None)
 
 
 def reward_row(increment: Increment, *, new: bool = True) -> RewardRun:
@@ -459,9 +496,10 @@ def write_example(ledger: Ledger) -> None:
         decisions.append(Decision(Share(arm, propensity, 0.0), token, claims, False, time))
         if reward is not None:
             unique = claims[UNIQUE]
-            answer = Increment(arm, (1.0,), time, "d:", reward, propensity, time, unique, None)
+            numbers = (1.0, reward, reward * reward)
+            answer = Increment(arm, numbers, time, "d:", reward, propensity, time, unique, None)
             rewards += [reward_row(answer), reward_row(answer, new=False)]
-    rewards.append(reward_row(Increment(RED, (1.0,), NOON, "k:k", 9.0, None, None, None, None)))
+    rewards.append(reward_row(Increment(RED, (1.0, 9.0, 81.0), NOON, "k:k", 9.0, None, None, None, None)))
     requests = [RequestRun(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
     requests.append(RequestRun(NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
     ledger.write("decisions", [DecisionRun("button", decisions)], NOON)

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from multiarm.domain.arm import Arm
 from multiarm.domain.errors import ArmNotFound, ExperimentGone, InvalidReward, MultiarmError, StaleEpoch
 from multiarm.domain.evidence import Row
-from multiarm.domain.policies import EpsilonGreedy
-from multiarm.domain.records import ExperimentState
+from multiarm.domain.experiment import Experiment
+from multiarm.domain.policies import VDBE, EpsilonGreedy, ThompsonExponential, ThompsonPoisson
+from multiarm.domain.records import ExperimentState, Increment
+from multiarm.domain.spec import Update
 from multiarm.storage import experiments
+from multiarm.storage.retention import prune
 from multiarm.storage.schema import evidence, reward
 from postgres import KINDS, NODE, NOON, Database, bundle, database_of, decided, plain
 
@@ -59,6 +62,8 @@ class TestCounting:
             3.5,
             0.5,
             NODE,
+            None,
+            None,
         )
 
     def test_the_rows_returned_are_those_that_now_stand(self, database: Database) -> None:
@@ -237,3 +242,82 @@ class TestHalfLife:
         assert (one.as_of, one.pull_count) == (other.as_of, other.pull_count)
         assert other.sums == pytest.approx(one.sums, rel=0, abs=1e-12 * len(rewards))
         assert all(entry.balanced for entry in database.audit())
+
+
+class TestMeasures:
+    def test_what_was_said_is_kept_and_nothing_else(self, database: Database) -> None:
+        state = database.create(policy=ThompsonPoisson())
+        other = database.create("other")
+        said = [
+            plain(state, 1, 3.0, exposure=2.5),
+            plain(state, 1, 2.0),
+            plain(state, 2, 4.0, key="a", exposure=0.5),
+            decided(state, 2, 5.0, exposure=8.0),
+            plain(state, 2, 4.0, key="a", exposure=7.0),
+        ]
+        result = database.commit(bundle(state, *said), bundle(other, plain(other), plain(other, key="a")))
+        assert result.outcomes == [[True, True, True, True, False], [True, True]]
+        rows = database.run(lambda c: list(c.execute(sa.select(reward))))
+        kept = sorted(
+            (row.experiment == state.uid, row.reward, row.exposure, row.events) for row in rows if row.exposure
+        )
+        assert kept == [(True, 3.0, 2.5, None), (True, 4.0, 0.5, None), (True, 5.0, 8.0, None)]
+        assert len(rows) == 6
+        assert result.rows[state.uid][1][2].sums == (2.0, 9.0, 41.0, 9.0, 8.5)
+        assert all(entry.balanced for entry in database.audit())
+
+    def test_events_likewise_and_the_books_balance_when_they_are_pruned(self, database: Database) -> None:
+        state = database.create(policy=ThompsonExponential(), half_life_s=HOUR)
+        said = [decided(state, 1, 2.0, unique=n, events=n % 3, issued_at=NOON - n * 60) for n in range(400)]
+        assert database.commit(bundle(state, *said)).outcomes == [[True] * 400]
+        assert database.commit(bundle(state, *said)).outcomes == [[False] * 400]
+        assert database.count(reward, reward.c.events == 2) == 133
+        assert all(entry.balanced for entry in database.audit())
+        database.run(lambda c: prune(c, 0, NOON + 1))
+        assert database.count(reward) == 0
+        assert all(entry.balanced for entry in database.audit())
+
+    def test_thousands_in_one_group(self, database: Database) -> None:
+        """More than one statement takes, whose rows are wider than the others'."""
+        state = database.create(policy=ThompsonPoisson())
+        keyed = [plain(state, 1 + n % 2, 1.0, key=f"{n}", exposure=2.0) for n in range(1_500)]
+        unkeyed = [plain(state, 1, 1.0, exposure=2.0)] * 1_500
+        database.commit(bundle(state, *keyed[:700]))
+        assert database.commit(bundle(state, *keyed, *unkeyed)).outcomes == [[False] * 700 + [True] * 2_300]
+        assert database.count(reward, reward.c.exposure == 2.0) == 3_000
+        assert all(entry.balanced for entry in database.audit())
+
+
+class TestColumnsThatDependOnTheOrder:
+    def test_each_reward_meets_the_row_that_those_before_it_left(self, database: Database) -> None:
+        policy = VDBE(sigma=0.5)
+        state = database.create(policy=policy)
+        alone = Experiment(spec=state.spec)
+        for number, name in enumerate(("red", "green"), start=1):
+            alone.put_arm(Arm(number, name))
+        values = [0.5, 1.0, 0.0, 0.25, 0.75, 1.0, 1.0]
+        bundles = [values[:1], values[1:4], values[4:]]
+        known: list[Increment] = []
+        for part in bundles:
+            given = [plain(state, 1, value, key=f"{len(known)}-{n}") for n, value in enumerate(part)]
+            database.commit(bundle(state, *known, *given[:1]), bundle(state, *given[1:], *given))
+            known += given
+        for value in values:
+            alone.update(Update(value, arm_id="red"), NOON)
+        assert database.load(state).rows[1].sums == pytest.approx(alone.state.rows[1].sums, rel=1e-14)
+        assert database.load(state).rows[1].pull_count == len(values)
+        assert all(entry.balanced for entry in database.audit())
+        database.run(lambda c: prune(c, 0, NOON + 1))
+        assert all(entry.balanced for entry in database.audit())
+
+    def test_the_number_of_arms_is_that_of_each_request(self, database: Database) -> None:
+        state = database.create(policy=VDBE())
+        few, many = bundle(state, plain(state)), bundle(state, plain(state))
+        many = msgspec.structs.replace(many, arm_count=100)
+        sums = []
+        for group in ((few, few), (few, many), (many, many)):
+            database.run(lambda c: experiments.reset(c, state.uid, NOON))
+            epoch = database.load(state).epoch
+            database.commit(*(msgspec.structs.replace(request, epoch=epoch) for request in group))
+            sums.append(database.load(state).rows[1].sums[4])
+        assert sums[0] < sums[1] < sums[2]

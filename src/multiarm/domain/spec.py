@@ -84,6 +84,19 @@ class CreateExperiment(ExperimentSpec, frozen=True, kw_only=True, forbid_unknown
         return [ArmSpec(arm_id=arm) if isinstance(arm, str) else arm for arm in self.arms]
 
 
+class PolicyChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another policy for an experiment, while it runs."""
+
+    policy: Annotated[AnyPolicy, Meta(description="The policy from now on.")]
+    random_share: Annotated[
+        Share | None,
+        Meta(description="Part of traffic that is split evenly; null: as it was, at least what the policy asks for."),
+    ] = None
+    restart: Annotated[
+        bool, Meta(description="Begin a new epoch, as reset does, instead of taking the evidence along.")
+    ] = False
+
+
 class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One reward: for a decision (`decision_id`), or for an arm (`arm_id`, and a `key` to make it repeatable)."""
 

@@ -8,6 +8,7 @@ GET     /v1/{experiment_id}                          what it is and how it stand
 DELETE  /v1/{experiment_id}/delete
 PUT     /v1/{experiment_id}/reset                    forget the evidence
 PUT     /v1/{experiment_id}/enable | disable
+PUT     /v1/{experiment_id}/policy                   another policy, the evidence goes along
 POST    /v1/{experiment_id}/add_arm
 DELETE  /v1/{experiment_id}/delete_arm/{arm_id}
 PUT     /v1/{experiment_id}/enable_arm/{arm_id} | disable_arm/{arm_id}

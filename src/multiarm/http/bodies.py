@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from litestar.types import Receive
@@ -28,6 +28,8 @@ IN_WORDS = {
     ID_PATTERN: "Expected 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
     KEY_PATTERN: "Expected 1 to 128 letters, digits and any of _~:@!$&'()*+,;=.- but not '.' or '..'",
 }
+
+BOUNDS = ("ge", "gt", "le", "lt")
 
 _batch_decoder = msgspec.json.Decoder(UpdateBatch)
 _any_decoder = msgspec.json.Decoder()
@@ -134,16 +136,19 @@ def walk(value: Any, type_: Any, path: str = "") -> Iterator[Fault]:
             found = True
             yield fault
         if not found:
-            yield fault_of(error, path)
+            yield fault_of(error, path, allowed(type_))
 
 
 def walk_members(value: Any, type_: Any, path: str) -> Iterator[Fault]:
     """The faults of what lies within an object or a list."""
     options = flattened(type_)
     if isinstance(value, dict):
+        tags = tags_of(options)
         struct = struct_for(value, options)
         if struct is not None:
             yield from walk_fields(value, struct, path)
+        elif tags:
+            yield unknown_tag(value, tags, path)
     elif isinstance(value, list):
         item_type = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
         if item_type is not None:
@@ -175,6 +180,48 @@ def struct_for(value: dict[str, Any], options: list[Any]) -> type[msgspec.Struct
     return None
 
 
+def tags_of(options: list[Any]) -> dict[str, list[str]]:
+    """The tags of the structs among the options, by the field that holds them."""
+    tags: dict[str, list[str]] = {}
+    for option in options:
+        config = getattr(option, "__struct_config__", None)
+        if config is not None and config.tag_field is not None:
+            tags.setdefault(config.tag_field, []).append(str(config.tag))
+    return tags
+
+
+def unknown_tag(value: dict[str, Any], tags: dict[str, list[str]], path: str) -> Fault:
+    """An object that says nothing, or something unheard of, about which kind it is."""
+    [(field, known)] = tags.items()
+    choices = f"choose one of {', '.join(known)}."
+    if field not in value:
+        return Fault(path, InvalidRequest.type, f"Object missing required field `{field}`; {choices}")
+    return Fault(joined(path, field), InvalidRequest.type, f"There is no {field} {value[field]!r:.70}; {choices}")
+
+
+def allowed(type_: Any) -> str:
+    """What a number may be, or a choice, in words: msgspec says one end of a range, and of a choice nothing."""
+    bounds = {name: getattr(meta, name) for meta in metas(type_) for name in BOUNDS if getattr(meta, name) is not None}
+    if bounds:
+        low = f"above {bounds['gt']:g}" if "gt" in bounds else f"{bounds['ge']:g}" if "ge" in bounds else ""
+        high = f"below {bounds['lt']:g}" if "lt" in bounds else f"{bounds['le']:g}" if "le" in bounds else ""
+        return f"{low or 'any'} to {high}" if high else f"{low} or more"
+    choices = [
+        str(choice) for option in flattened(type_) if get_origin(option) is Literal for choice in get_args(option)
+    ]
+    return f"one of {', '.join(choices)}" if choices else ""
+
+
+def metas(type_: Any) -> Iterator[msgspec.Meta]:
+    """The annotations of a number, those within a union included."""
+    if get_origin(type_) is Annotated:
+        yield from (meta for meta in type_.__metadata__ if isinstance(meta, msgspec.Meta))
+        yield from metas(type_.__origin__)
+    elif get_origin(type_) in (Union, UnionType):
+        for member in get_args(type_):
+            yield from metas(member)
+
+
 def flattened(type_: Any) -> list[Any]:
     """The alternatives of a type, annotations and unions taken apart."""
     if get_origin(type_) is Annotated:
@@ -184,9 +231,11 @@ def flattened(type_: Any) -> list[Any]:
     return [type_]
 
 
-def fault_of(error: msgspec.ValidationError, path: str = "") -> Fault:
-    """msgspec's message, its path (`$.policy.epsilon`) set below ours."""
+def fault_of(error: msgspec.ValidationError, path: str = "", expected: str = "") -> Fault:
+    """msgspec's message, its path (`$.policy.epsilon`) set below ours. `expected`: what else to say of it."""
     detail, _, where = str(error).partition(" - at `$")
     detail = next((words for pattern, words in IN_WORDS.items() if repr(pattern)[1:-1] in detail), detail)
     where = where.rstrip("`").removeprefix(".")
+    if expected and not where:
+        detail = f"{detail} ({expected})"
     return Fault(f"{path}{where}" if where.startswith("[") else joined(path, where), InvalidRequest.type, f"{detail}.")

@@ -19,6 +19,7 @@ from litestar.routes import BaseRoute
 from litestar.types import ControllerRouterHandler
 
 from multiarm._version import __version__
+from multiarm.domain.policies import AnyPolicy
 from multiarm.http.answers import Answer
 from multiarm.http.problems import Problem
 
@@ -58,6 +59,8 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         sorted(types, key=lambda type_: type_.__name__), ref_template="#/components/schemas/{name}"
     )
+    for name in msgspec.json.schema_components([AnyPolicy])[1]:
+        explain_policy(components[name])
     for path, item in document["paths"].items():
         item.pop("head", None)  # works wherever GET does; listing it would only double the page
         for operation in item.values():
@@ -77,6 +80,15 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
             ]
     document["components"] = {"schemas": components}
     return document
+
+
+def explain_policy(schema: dict[str, Any]) -> None:
+    """A line on the struct and on each parameter: what it costs, assumes and comes from is in docs/policies.md."""
+    schema["description"] = schema["description"].partition("\n")[0]
+    for name, field in schema["properties"].items():
+        if "description" not in field:
+            within = (option["description"] for option in field.get("anyOf", ()) if "description" in option)
+            field["description"] = next(within, "Which one it is." if name == "type" else "")
 
 
 def responses(documentation: Documentation) -> Iterator[tuple[str, dict[str, Any]]]:

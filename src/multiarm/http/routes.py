@@ -4,7 +4,7 @@ import msgspec
 
 from multiarm._version import __version__
 from multiarm.domain.errors import Unavailable
-from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, UpdateBatch
+from multiarm.domain.spec import ArmSpec, CreateExperiment, PolicyChange, Update, UpdateBatch
 from multiarm.http import operations, views
 from multiarm.http.answers import NO_CONTENT, Answer, json_answer
 from multiarm.http.bodies import decode
@@ -13,6 +13,7 @@ from multiarm.http.openapi import Documentation
 
 _create_decoder = msgspec.json.Decoder(CreateExperiment)
 _arm_decoder = msgspec.json.Decoder(ArmSpec)
+_policy_decoder = msgspec.json.Decoder(PolicyChange)
 
 
 # --- the server --------------------------------------------------------------------------------------------
@@ -117,6 +118,24 @@ async def enable(call: Call) -> Answer:
 async def disable(call: Call) -> Answer:
     """Refuse draws; rewards are still taken."""
     await call.supervisor.set_enabled(call.experiment_id, False)
+    return NO_CONTENT
+
+
+@endpoint(
+    "PUT",
+    "/v1/{experiment_id:str}/policy",
+    Documentation(
+        "change_policy",
+        "Experiments",
+        body=PolicyChange,
+        status=204,
+        errors=(400, 404, 409, 413, 415, 422, 503),
+    ),
+)
+async def change_policy(call: Call) -> Answer:
+    """Change the policy while the experiment runs; its evidence goes along, or it starts again where asked to."""
+    call.supervisor.experiment(call.experiment_id)
+    await call.supervisor.change_policy(call.experiment_id, decode(await call.body(), _policy_decoder))
     return NO_CONTENT
 
 
@@ -244,6 +263,7 @@ HANDLERS = [
     reset,
     enable,
     disable,
+    change_policy,
     add_arm,
     delete_arm,
     enable_arm,

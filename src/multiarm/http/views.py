@@ -7,6 +7,7 @@ import msgspec
 from multiarm.domain.arm import Prior
 from multiarm.domain.policies import AnyPolicy
 from multiarm.domain.snapshot import ArmStatistics
+from multiarm.domain.spec import Goal
 from multiarm.service.health import Health
 from multiarm.service.supervisor import Supervisor
 
@@ -74,9 +75,11 @@ class ExperimentView(msgspec.Struct, frozen=True):
     experiment_id: str
     description: str
     policy: AnyPolicy
+    goal: Goal
     random_share: float
     floor: float
     half_life_s: float | None
+    attribution_window_s: float
     reward_origin: float
     status: Literal["enabled", "disabled"]
     epoch: int
@@ -93,9 +96,11 @@ def describe(supervisor: Supervisor, experiment_id: str) -> ExperimentView:
         state.experiment_id,
         spec.description,
         spec.policy,
-        spec.random_share,
+        spec.goal,
+        spec.random_share or 0.0,
         spec.floor,
         spec.half_life_s,
+        spec.attribution_window_s,
         spec.reward_origin,
         "enabled" if state.enabled else "disabled",
         state.epoch,

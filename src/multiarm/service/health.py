@@ -80,7 +80,7 @@ class HealthKeeper:
         if health.status == "quarantined":
             raise ExperimentQuarantined(
                 f"It failed {health.failure_count} times ({health.last_error}). Rewards are still taken; "
-                "PUT …/reset or …/enable tries it again."
+                "PUT …/reset, …/enable or …/policy tries it again."
             )
         raise ExperimentRestarting(f"It failed ({health.last_error}) and is restarted from its stored state.")
 

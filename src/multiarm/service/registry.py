@@ -1,13 +1,15 @@
 """The Registry: the experiments in memory, and how memory stays the shadow of the database."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from multiarm.domain.errors import CommitUnknown, ExperimentNotFound
+from multiarm.domain.errors import CommitUnknown, ExperimentNotFound, MultiarmError, StoreUnavailable
 from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import ExperimentState
 from multiarm.service.state_store import ShownRows, StateStore
@@ -20,15 +22,18 @@ class Registry(ABC):
     """The experiments by id and by uid, in order of creation.
 
     Memory changes in the `then` of the StateStore, in step with its commits. Where the outcome of a commit is unknown,
-    what it may have touched is in doubt, and loaded again before anything else is done to it.
+    what it may have touched is in doubt, and loaded again before anything else is done to it. A doubt has a number, and
+    so has each loading: what was asked for before a doubt arose does not settle it.
     """
 
     def __init__(self, store: StateStore) -> None:
         self.experiments: dict[str, Experiment] = {}
         self.by_uid: dict[int, Experiment] = {}
         self._store = store
-        self._doubtful: set[int] = set()
-        self._all_doubtful = False
+        self._reloads: dict[int, asyncio.Task[bool]] = {}
+        self._numbers = count()
+        self._doubtful: dict[int, int] = {}  # uid → number of its last doubt
+        self._all_doubtful: int | None = None
 
     @abstractmethod
     def build(self, state: ExperimentState) -> Experiment:
@@ -47,14 +52,16 @@ class Registry(ABC):
 
     async def load(self) -> None:
         """Make memory what the store says, for every experiment."""
-        await self._store.run(partial(db.load_experiments, node=self._store.node), self._reconcile)
+        then = partial(self._reconcile, asked=next(self._numbers))
+        await self._store.run(partial(db.load_experiments, node=self._store.node), then)
 
     async def reload(self, experiment: Experiment) -> bool:
         """Replace an experiment's memory with its stored state. False where it is deleted."""
         uid = experiment.state.uid
+        asked = next(self._numbers)
 
         def then(state: ExperimentState | None) -> None:
-            self._doubtful.discard(uid)
+            self._settle(uid, asked)
             if state is None:
                 self.drop([uid])
             else:
@@ -75,37 +82,75 @@ class Registry(ABC):
     async def change(self, work: Callable[[Connection], T], then: Callable[[T], None]) -> T:
         """An administrative change: `work` in a transaction, `then` in memory after its commit."""
         await self.settle_doubts()
+        return await self.change_settled(work, then)
+
+    async def change_settled(self, work: Callable[[Connection], T], then: Callable[[T], None]) -> T:
+        """The same for whoever has just settled what he builds on: it is enqueued before anything else happens."""
         try:
             return await self._store.run(work, then)
         except CommitUnknown:
-            self._all_doubtful = True
+            self._all_doubtful = next(self._numbers)
+            raise
+
+    async def change_in_doubt(self, uid: int, work: Callable[[Connection], T], then: Callable[[T], None]) -> T:
+        """The same where rewards that memory credits meanwhile would be wrong: until it is done, they wait."""
+        doubt = self.doubt(uid)
+
+        def settled(result: T) -> None:
+            self._settle(uid, doubt)
+            then(result)
+
+        try:
+            return await self.change_settled(work, settled)
+        except StoreUnavailable:
+            raise
+        except MultiarmError:  # nothing was changed
+            self._settle(uid, doubt)
             raise
 
     @property
     def in_doubt(self) -> bool:
-        return self._all_doubtful or bool(self._doubtful)
+        return self._all_doubtful is not None or bool(self._doubtful)
 
-    def doubt(self, uid: int) -> None:
-        """A commit of its rewards may have happened or not."""
+    def doubt(self, uid: int) -> int:
+        """A commit of its rewards may have happened or not. Returns the number of the doubt."""
+        number = next(self._numbers)
         if uid in self.by_uid:
-            self._doubtful.add(uid)
+            self._doubtful[uid] = number
+        return number
 
     def is_doubtful(self, uid: int) -> bool:
-        return self._all_doubtful or uid in self._doubtful
+        return self._all_doubtful is not None or uid in self._doubtful
 
     async def settle_doubts(self) -> None:
         """Load everything again where an administrative change is in doubt, else those whose rewards are."""
-        if self._all_doubtful:
+        if self._all_doubtful is not None:
             await self.load()
         for uid in list(self._doubtful):
-            if uid in self.by_uid:  # still, for each reload takes its time
-                await self.reload(self.by_uid[uid])
+            if uid in self.by_uid and uid in self._doubtful:  # still, for each reload takes its time
+                await self._reloaded(uid)
 
     async def settled(self, experiment_id: str) -> Experiment:
-        """The experiment, loaded again first where it is in doubt."""
-        if self.in_doubt:
+        """The experiment, loaded again first where it is in doubt, until it is not."""
+        while self.in_doubt:
             await self.settle_doubts()
+            experiment = self.experiments.get(experiment_id)
+            if experiment is None or not self.is_doubtful(experiment.state.uid):
+                break
         return self.experiment(experiment_id)
+
+    async def _reloaded(self, uid: int) -> None:
+        """Many wait for the same: it is loaded once for all of them."""
+        reload = self._reloads.get(uid)
+        if reload is None:
+            reload = self._reloads[uid] = asyncio.create_task(self.reload(self.by_uid[uid]))
+            reload.add_done_callback(lambda _: self._reloads.pop(uid))
+        await asyncio.shield(reload)
+
+    def _settle(self, uid: int, number: int) -> None:
+        """The store has answered what was asked under that number."""
+        if self._doubtful.get(uid, number) <= number:
+            self._doubtful.pop(uid, None)
 
     # --- memory ------------------------------------------------------------------------------------------------
 
@@ -121,12 +166,14 @@ class Registry(ABC):
                 continue
             if self.experiments.get(experiment.state.experiment_id) is experiment:
                 del self.experiments[experiment.state.experiment_id]
-            self._doubtful.discard(uid)
+            self._doubtful.pop(uid, None)
             self.forget(uid)
 
-    def _reconcile(self, states: Sequence[ExperimentState]) -> None:
-        self._all_doubtful = False
-        self._doubtful.clear()
+    def _reconcile(self, states: Sequence[ExperimentState], asked: int) -> None:
+        if self._all_doubtful is not None and self._all_doubtful <= asked:
+            self._all_doubtful = None
+        for uid in list(self._doubtful):
+            self._settle(uid, asked)
         self.drop(list(self.by_uid.keys() - {state.uid for state in states}))
         for state in states:
             experiment = self.by_uid.get(state.uid)

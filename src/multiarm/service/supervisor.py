@@ -7,18 +7,17 @@ where the caller has gone meanwhile.
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
+from itertools import compress
 
 import msgspec
-from sqlalchemy import Connection
 
-from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import (
     CommitUnknown,
+    ExperimentChanging,
     ExperimentGone,
     ExperimentNotFound,
     ExperimentRestarting,
@@ -28,21 +27,22 @@ from multiarm.domain.errors import (
     StoreUnavailable,
 )
 from multiarm.domain.experiment import Experiment
+from multiarm.domain.policies import AnyPolicy
 from multiarm.domain.records import Decision, ExperimentState, ForeignDecision, Increment
 from multiarm.domain.snapshot import ArmStatistics
-from multiarm.domain.spec import ArmSpec, CreateExperiment, Update, check_creation
+from multiarm.domain.spec import Update
 from multiarm.service.accountant import Accountant
+from multiarm.service.administration import Administration
 from multiarm.service.allocator import Allocator, Budget
 from multiarm.service.batch import SLICE_UPDATES, BatchFaults
 from multiarm.service.health import HealthKeeper, RestartPolicy
-from multiarm.service.registry import Registry
 from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
 from multiarm.storage.columns import DecisionRun, RewardRun
 from multiarm.storage.rewards import Outcome, UpdateRequest
 
 
-class Supervisor(Registry):
+class Supervisor(Administration):
     """Owns the experiments. All methods run on the event loop."""
 
     def __init__(
@@ -86,65 +86,6 @@ class Supervisor(Registry):
     def forget(self, uid: int) -> None:
         self.health.forget(uid)
         self._allocator.forget(uid)
-
-    # --- administration ---------------------------------------------------------------------------------------
-
-    async def create(self, request: CreateExperiment) -> str:
-        check_creation(request, self._limits.payload_bytes)
-        experiment_id = request.experiment_id or str(uuid.uuid4())
-        work = partial(
-            db.create_experiment,
-            request=request,
-            experiment_id=experiment_id,
-            now=self.clock(),
-            limits=self._limits,
-        )
-        await self.change(work, self.put)
-        return experiment_id
-
-    async def delete(self, experiment_id: str) -> None:
-        uid = (await self.settled(experiment_id)).state.uid
-        await self.change(partial(db.mark_deleted, uid=uid, now=self.clock()), self.drop)
-
-    async def clear(self) -> None:
-        await self.change(partial(db.mark_deleted, uid=None, now=self.clock()), self.drop)
-
-    async def reset(self, experiment_id: str) -> None:
-        experiment = await self.settled(experiment_id)
-        await self._lift_quarantine(experiment)
-        work = partial(db.reset, uid=experiment.state.uid, now=self.clock())
-        await self.change(work, experiment.reset)
-
-    async def set_enabled(self, experiment_id: str, enabled: bool) -> None:
-        experiment = await self.settled(experiment_id)
-        if enabled:
-            await self._lift_quarantine(experiment)
-        work = partial(db.set_enabled, uid=experiment.state.uid, enabled=enabled, now=self.clock())
-        await self.change(work, lambda _: experiment.set_enabled(enabled))
-
-    async def add_arm(self, experiment_id: str, spec: ArmSpec) -> str:
-        experiment = await self.settled(experiment_id)
-        work = partial(db.add_arm, uid=experiment.state.uid, spec=spec, now=self.clock(), limits=self._limits)
-        return (await self.change(work, experiment.put_arm)).arm_id
-
-    async def delete_arm(self, experiment_id: str, arm_id: str) -> None:
-        await self._change_arm(experiment_id, arm_id, deleted=True)
-
-    async def set_arm_enabled(self, experiment_id: str, arm_id: str, enabled: bool) -> None:
-        await self._change_arm(experiment_id, arm_id, enabled=enabled)
-
-    async def _change_arm(self, experiment_id: str, arm_id: str, **change: bool) -> None:
-        experiment = await self.settled(experiment_id)
-
-        def work(connection: Connection) -> Arm:
-            return db.change_arm(connection, experiment.state.uid, arm_id, self.clock(), **change)
-
-        await self.change(work, experiment.put_arm)
-
-    async def _lift_quarantine(self, experiment: Experiment) -> None:
-        if not self.health.is_running(experiment.state.uid):
-            await self.reload(experiment)
-            self.health.forget(experiment.state.uid)
 
     # --- the hot path -------------------------------------------------------------------------------------------
 
@@ -191,26 +132,30 @@ class Supervisor(Registry):
 
         `reply` gets for each whether it was new, or why it was not counted after all.
         """
-        self._submit(experiment.state.experiment_id, request_of(experiment, increments, now), reply)
+        self._submit(experiment, request_of(experiment, increments, now), reply)
 
     def _submit(
-        self, experiment_id: str, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
+        self, experiment: Experiment, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
     ) -> None:
+        policy = experiment.state.spec.policy
+
         def replied(outcome: Outcome) -> None:
             if isinstance(outcome, list):
                 reply(outcome)
             elif len(request.increments) == 1 or isinstance(outcome, StoreUnavailable):
                 reply([outcome] * len(request.increments))
+            elif self._is_credited_with(policy, experiment):
+                self._submit_each(experiment, request, reply)
             else:
-                self._submit_each(experiment_id, request, reply)
+                reply([policy_changed()] * len(request.increments))
 
         try:
-            self._commit(experiment_id, request, replied)
+            self._commit(experiment, request, replied)
         except MultiarmError as error:
             replied(error)
 
     def _submit_each(
-        self, experiment_id: str, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
+        self, experiment: Experiment, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
     ) -> None:
         outcomes: dict[int, bool | Exception] = {}
 
@@ -221,7 +166,7 @@ class Supervisor(Registry):
 
         for index, increment in enumerate(request.increments):
             alone = msgspec.structs.replace(request, increments=[increment])
-            self._submit(experiment_id, alone, partial(replied, index))
+            self._submit(experiment, alone, partial(replied, index))
 
     async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
         """Count a batch, all or nothing; returns how many were new.
@@ -229,7 +174,7 @@ class Supervisor(Registry):
         An update that could not even be decoded is None, and `faults` has it already. BatchRejected lists them all.
         """
         experiment = await self.settled(experiment_id)
-        epoch = experiment.state.epoch
+        epoch, policy = experiment.state.epoch, experiment.state.spec.policy
         now = self.clock()
         increments: list[Increment] = []
         for start in range(0, len(updates), SLICE_UPDATES):
@@ -247,13 +192,19 @@ class Supervisor(Registry):
             raise ExperimentNotFound(experiment_id)
         if experiment.state.epoch != epoch:
             raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
+        if not self._is_credited_with(policy, experiment):
+            raise policy_changed()
         return sum(await self._counted(experiment, increments, now))
 
     async def _counted(self, experiment: Experiment, increments: Sequence[Increment], now: float) -> list[bool]:
         future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         request = request_of(experiment, increments, now)
-        self._commit(experiment.state.experiment_id, request, partial(settle, future))
+        self._commit(experiment, request, partial(settle, future))
         return await future
+
+    def _is_credited_with(self, policy: AnyPolicy, experiment: Experiment) -> bool:
+        """Whether what was credited with `policy` would still be right."""
+        return not self.is_doubtful(experiment.state.uid) and experiment.state.spec.policy == policy
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
         """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
@@ -266,14 +217,17 @@ class Supervisor(Registry):
         self.health.failed(experiment, error)
         return ExperimentRestarting("It failed at this reward; nothing was counted. Try again.")
 
-    def _commit(self, experiment_id: str, request: UpdateRequest, reply: Callable[[Outcome], None]) -> None:
+    def _commit(self, experiment: Experiment, request: UpdateRequest, reply: Callable[[Outcome], None]) -> None:
         """Enqueue for the group commit; the reply comes after memory has been shown the rows."""
+        experiment_id, origin = experiment.state.experiment_id, experiment.state.spec.reward_origin
 
         def committed(outcome: Outcome) -> None:
             if isinstance(outcome, list):
                 uid, epoch, increments = request.uid, request.epoch, request.increments
-                run = RewardRun(request.received_at, experiment_id, uid, epoch, increments, outcome)
+                run = RewardRun(request.received_at, experiment_id, uid, epoch, increments, outcome, origin)
                 self._accountant.record_rewards(run)
+                if experiment.pending is not None:
+                    experiment.rewarded(compress(increments, outcome))
             elif isinstance(outcome, CommitUnknown):
                 self.doubt(request.uid)
             reply(outcome)
@@ -299,4 +253,11 @@ class Supervisor(Registry):
 
 def request_of(experiment: Experiment, increments: Sequence[Increment], now: float) -> UpdateRequest:
     state = experiment.state
-    return UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now)
+    if experiment.adds_only:
+        return UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now)
+    policy, arm_count = state.spec.policy, len(experiment.enabled_arms)
+    return UpdateRequest(state.uid, state.epoch, state.spec.half_life_s, increments, now, policy, arm_count)
+
+
+def policy_changed() -> ExperimentChanging:
+    return ExperimentChanging("Its policy was changed while the request was read; nothing was counted. Try again.")

@@ -48,7 +48,9 @@ def audit(connection: Connection) -> Iterator[Entry]:
     expected = expected_rows(connection, epochs, specs)
     for parent in live:
         half_life_s = specs[parent.uid].half_life_s
-        zeros = (0.0,) * len(specs[parent.uid].policy.columns)
+        traits = specs[parent.uid].policy.traits
+        zeros = (0.0,) * len(traits.columns)
+        audited = len(zeros) - traits.path_columns
         query = sa.select(arm.c.id, arm.c.number).where(arm.c.experiment == parent.uid).order_by(arm.c.number)
         for arm_id, number in connection.execute(query):
             have = merged(actual[parent.uid, number], half_life_s)
@@ -59,9 +61,9 @@ def audit(connection: Connection) -> Iterator[Entry]:
                 arm_id,
                 have.pull_count,
                 want.pull_count,
-                read_at(have, as_of, half_life_s) or zeros,
-                read_at(want, as_of, half_life_s) or zeros,
-                magnitudes or zeros,
+                (read_at(have, as_of, half_life_s) or zeros)[:audited],
+                (read_at(want, as_of, half_life_s) or zeros)[:audited],
+                (magnitudes or zeros)[:audited],
             )
 
 

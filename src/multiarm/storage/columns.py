@@ -30,7 +30,10 @@ class DecisionRun(NamedTuple):
 
 
 class RewardRun(NamedTuple):
-    """Rewards that came together: as many rows. news: for each increment, whether it was new, and counted."""
+    """Rewards that came together: as many rows. news: for each increment, whether it was new, and counted.
+
+    origin: what the increments are about.
+    """
 
     received_at: float
     experiment_id: str
@@ -38,6 +41,7 @@ class RewardRun(NamedTuple):
     epoch: int
     increments: Sequence[Increment]
     news: Sequence[bool]
+    origin: float = 0.0
 
     @property
     def row_count(self) -> int:
@@ -92,7 +96,7 @@ SCHEMAS: Mapping[Table, pa.Schema] = {
     "decisions": _schema(f"time time, {_ARM}, propensity double, random bool, decision string?"),
     "rewards": _schema(
         f"time time, {_ARM}, reward double, evidence_time time?, ts time?, key string?, decision string?, "
-        "propensity double?, accepted bool"
+        "propensity double?, accepted bool, exposure double?, events double?, counted_reward double"
     ),
     "requests": _schema(
         "time time, method string, route string, status int16, duration_s double, experiment_id string?"
@@ -134,7 +138,7 @@ def batches(table: Table, runs: Sequence[Run]) -> Iterator[pa.RecordBatch]:
             columns = _request_columns(cast("Sequence[RequestRun]", runs))
         arrays = [_array(*pair) for pair in zip(schema, columns, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-    except (ValueError, TypeError, OverflowError, AttributeError):
+    except (ValueError, TypeError, OverflowError, AttributeError, IndexError):
         count = row_count(runs)
         if count > 1:
             for half in pieces(runs, (count + 1) // 2):
@@ -162,9 +166,10 @@ def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
 
 
 def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
-    times, experiment_ids, uids, epochs, _, news = zip(*runs, strict=True)
+    times, experiment_ids, uids, epochs, _, news, origins = zip(*runs, strict=True)
     counts = [run.row_count for run in runs]
     increments = [i for run in runs for i in run.increments]
+    rewards = [i.reward for i in increments]
     return (
         np.repeat(times, counts),
         _repeated(experiment_ids, counts),
@@ -172,14 +177,23 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
         np.repeat(np.array(epochs, np.int64), counts),
         [i.arm.arm_id for i in increments],
         [i.arm.number for i in increments],
-        [i.reward for i in increments],
+        rewards,
         [i.evidence_time for i in increments],
         [i.ts for i in increments],
         [i.key and i.key[2:] if i.unique is None else None for i in increments],
         [i.unique and i.unique.hex() for i in increments],
         [i.propensity for i in increments],
         list(chain.from_iterable(news)),
+        [i.exposure for i in increments],
+        [i.events for i in increments],
+        _counted(rewards, [i.numbers[1] for i in increments], np.repeat(np.array(origins, np.float64), counts)),
     )
+
+
+def _counted(rewards: Sequence[float], deviations: Sequence[float], origins: NDArray[np.float64]) -> Any:
+    """What of each reward was added up; the reward itself to the last bit, where that is all of it."""
+    came, added = np.array(rewards, np.float64), np.array(deviations, np.float64)
+    return np.where(added == came - origins, came, added + origins)
 
 
 def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:

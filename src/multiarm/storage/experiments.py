@@ -131,6 +131,7 @@ def arm_from(row: Row[tuple[object, ...]]) -> Arm:
         None if row.prior is None else stored(row.prior, _prior_decoder, f"the prior of arm {row.id!r}"),
         row.enabled,
         row.deleted_at is not None,
+        row.head_start,
     )
 
 
@@ -183,7 +184,9 @@ def create_experiment(
     return state
 
 
-def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits: Limits) -> Arm:
+def add_arm(
+    connection: Connection, uid: int, spec: ArmSpec, now: float, limits: Limits, *, head_start: float = 0.0
+) -> Arm:
     """ArmExists, LimitReached, or FloorTooHigh where the floor leaves no room for one more."""
     parent = locked(connection, uid)
     experiment_spec = spec_from(parent)
@@ -203,7 +206,7 @@ def add_arm(connection: Connection, uid: int, spec: ArmSpec, now: float, limits:
     taken = {row.id for row in live}
     if spec.arm_id in taken:
         raise ArmExists(spec.arm_id or "")
-    added = Arm(number, spec.arm_id or made_up(number, taken), spec.payload, spec.prior)
+    added = Arm(number, spec.arm_id or made_up(number, taken), spec.payload, spec.prior, head_start=head_start)
     connection.execute(sa.insert(arm).values(arm_values(uid, added)))
     touch(connection, uid, now, next_arm_number=number + 1)
     return added
@@ -240,6 +243,7 @@ def set_enabled(connection: Connection, uid: int, enabled: bool, now: float) -> 
 def reset(connection: Connection, uid: int, now: float) -> int:
     """Start a new epoch and return it; rows of earlier ones count as zero from here on."""
     epoch: int = locked(connection, uid).epoch + 1
+    forget_head_starts(connection, uid)
     touch(connection, uid, now, epoch=epoch)
     return epoch
 
@@ -279,6 +283,10 @@ def touch(connection: Connection, uid: int, now: float, **values: object) -> Non
     connection.execute(sa.update(experiment).where(experiment.c.uid == uid).values(updated_at=now, **values))
 
 
+def forget_head_starts(connection: Connection, uid: int) -> None:
+    connection.execute(sa.update(arm).where(arm.c.experiment == uid, arm.c.head_start != 0).values(head_start=0.0))
+
+
 def numbered(specs: Sequence[ArmSpec]) -> list[Arm]:
     """The first arms of an experiment, numbered from 1; those without an id get one that no other asked for."""
     taken = {spec.arm_id for spec in specs if spec.arm_id is not None}
@@ -304,4 +312,5 @@ def arm_values(uid: int, added: Arm) -> dict[str, object]:
         "payload": None if added.payload is None else msgspec.json.encode(added.payload).decode(),
         "prior": None if added.prior is None else msgspec.json.encode(added.prior).decode(),
         "enabled": added.enabled,
+        "head_start": added.head_start,
     }

@@ -17,6 +17,7 @@ from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
 STEP_ROWS = 5_000
 EXPERIMENTS_PER_PURGE = 100
+REPLAYED = ("reward", "evidence_time", "propensity", "exposure", "events")  # what `replayed` needs of a row
 
 Counted = tuple[tuple[float, ...], float]  # an increment's numbers, and its evidence time
 
@@ -88,19 +89,21 @@ def expired(before: float) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, ...]]]) -> None:
-    """Add the sums of reward rows that go to what the books know of those that went; of live experiments only."""
+    """Add the sums of reward rows that go to what the books know of those that went.
+
+    Of live experiments and their present epoch only: what earlier ones counted, under another policy perhaps, is worth
+    nothing.
+    """
     groups: dict[tuple[int, int, int], list[sa.Row[tuple[object, ...]]]] = defaultdict(list)
     for row in rows:
         groups[row.experiment, row.arm, row.epoch].append(row)
     uids = {uid for uid, _, _ in groups}
-    specs = {
-        row.uid: spec_from(row)
-        for row in connection.execute(
-            sa.select(experiment).where(experiment.c.uid.in_(uids), experiment.c.deleted_at.is_(None))
-        )
-    }
+    live = sa.select(experiment).where(experiment.c.uid.in_(uids), experiment.c.deleted_at.is_(None))
+    parents = list(connection.execute(live.with_for_update(read=True)))  # so that no policy is changed meanwhile
+    epochs = {row.uid: row.epoch for row in parents}
+    specs = {row.uid: spec_from(row) for row in parents}
     for (uid, number, epoch), members in sorted(groups.items()):
-        if uid not in specs:
+        if epochs.get(uid) != epoch:
             continue
         key = sa.and_(baseline.c.experiment == uid, baseline.c.arm == number, baseline.c.epoch == epoch)
         found = connection.execute(sa.select(baseline).where(key).with_for_update()).first()
@@ -140,6 +143,8 @@ def baseline_from(row: sa.Row[tuple[object, ...]]) -> Baseline:
 
 
 def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec) -> Counted:
-    """(numbers, evidence time) of a stored reward, as they were counted."""
-    observation = Observation(row.reward, spec.reward_origin, row.evidence_time, row.propensity)
+    """(numbers, evidence time) of a stored reward, as they were counted; path columns are left as they begin."""
+    exposure = 1.0 if row.exposure is None else row.exposure
+    events = 1.0 if row.events is None else row.events
+    observation = Observation(row.reward, spec.reward_origin, row.evidence_time, row.propensity, exposure, events)
     return spec.policy.increment(observation), row.evidence_time

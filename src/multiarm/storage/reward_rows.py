@@ -18,34 +18,42 @@ Shared: TypeAlias = tuple[int, int, int]
 PlainRow: TypeAlias = tuple[int, float, float, float]
 # key, arm, evidence_time, received_at, issued_at, reward, propensity
 KeyedRow: TypeAlias = tuple[str, int, float, float, float | None, float, float | None]
+# the same with exposure, events: of policies that take them, for a wider row costs more
+Measures: TypeAlias = tuple[float | None, float | None]
+MeasuredPlainRow: TypeAlias = tuple[int, float, float, float, *Measures]
+MeasuredKeyedRow: TypeAlias = tuple[str, int, float, float, float | None, float, float | None, *Measures]
 
 SHARED = ("experiment", "epoch", "node")
 PLAIN = ("arm", "evidence_time", "received_at", "reward")
 KEYED = ("key", "arm", "evidence_time", "received_at", "issued_at", "reward", "propensity")
-ROWS_PER_STATEMENT = 128  # SQLite builds may allow no more than 999 parameters
+MEASURES = ("exposure", "events")
+PARAMETERS_PER_STATEMENT = 999  # SQLite builds may allow no more
+ROWS_PER_STATEMENT = 128
 
 
-def insert_plain(driver: Driver, shared: Shared, rows: Sequence[PlainRow]) -> None:
-    """Rows without a key: each counts."""
+def insert_plain(driver: Driver, shared: Shared, rows: Sequence[PlainRow | MeasuredPlainRow]) -> None:
+    """Rows without a key: each counts. All are of one kind."""
+    columns = PLAIN if len(rows[0]) == len(PLAIN) else PLAIN + MEASURES
     if is_postgresql(driver.connection):
-        parameters = [dict(zip(SHARED + PLAIN, shared + row, strict=True)) for row in rows]
+        parameters = [dict(zip(SHARED + columns, shared + row, strict=True)) for row in rows]
         driver.connection.execute(reward.insert(), parameters)
     else:
-        insert_on_sqlite(driver, PLAIN, shared, rows)
+        insert_on_sqlite(driver, columns, shared, rows)
 
 
-def insert_keyed(driver: Driver, shared: Shared, rows: Sequence[KeyedRow]) -> set[str]:
+def insert_keyed(driver: Driver, shared: Shared, rows: Sequence[KeyedRow | MeasuredKeyedRow]) -> set[str]:
     """Insert the rows whose key is not there yet; returns the keys that are.
 
     `rows` are in the order of their keys, and no key comes twice: fewer pages of the index are touched then, and no
-    two nodes are in each other's way.
+    two nodes are in each other's way. All are of one kind.
     """
+    columns = KEYED if len(rows[0]) == len(KEYED) else KEYED + MEASURES
     if is_postgresql(driver.connection):
         insert = postgresql.insert(reward).on_conflict_do_nothing().returning(reward.c.key)
-        parameters = [dict(zip(SHARED + KEYED, shared + row, strict=True)) for row in rows]
+        parameters = [dict(zip(SHARED + columns, shared + row, strict=True)) for row in rows]
         inserted = {key for (key,) in driver.connection.execute(insert, parameters)}
         return {row[0] for row in rows} - inserted
-    count = insert_on_sqlite(driver, KEYED, shared, rows)
+    count = insert_on_sqlite(driver, columns, shared, rows)
     if count == len(rows):
         return set()
     if not count:
@@ -56,7 +64,8 @@ def insert_keyed(driver: Driver, shared: Shared, rows: Sequence[KeyedRow]) -> se
 def insert_on_sqlite(driver: Driver, columns: tuple[str, ...], shared: Shared, rows: Sequence[tuple[Any, ...]]) -> int:
     """How many were inserted."""
     count = 0
-    for chunk in chunks(rows, ROWS_PER_STATEMENT):
+    most = min(ROWS_PER_STATEMENT, (PARAMETERS_PER_STATEMENT - len(shared)) // len(columns))
+    for chunk in chunks(rows, most):
         driver.cursor.execute(_insert_sql(columns, len(chunk)), (*shared, *chain.from_iterable(chunk)))
         count += driver.cursor.rowcount
     return count

@@ -11,20 +11,33 @@ from sqlalchemy import Connection
 
 from multiarm.domain.errors import ArmNotFound, ExperimentGone, InvalidReward, MultiarmError, StaleEpoch
 from multiarm.domain.evidence import Row
+from multiarm.domain.policies import Policy
 from multiarm.domain.records import Increment
 from multiarm.storage.engine import Driver
 from multiarm.storage.evidence import ArmKey, ArmRow, read_rows, write_rows
-from multiarm.storage.reward_rows import KeyedRow, PlainRow, insert_keyed, insert_plain
+from multiarm.storage.reward_rows import (
+    KeyedRow,
+    MeasuredKeyedRow,
+    MeasuredPlainRow,
+    PlainRow,
+    insert_keyed,
+    insert_plain,
+)
 
 
 class UpdateRequest(msgspec.Struct, frozen=True, gc=False):
-    """The rewards of one request, to be counted together or not at all. received_at: seconds since the epoch."""
+    """The rewards of one request, to be counted together or not at all. received_at: seconds since the epoch.
+
+    policy: where its rewards are more than numbers to add up, see `Experiment.adds_only`; arm_count: enabled ones then.
+    """
 
     uid: int
     epoch: int
     half_life_s: float | None
     increments: Sequence[Increment]
     received_at: float
+    policy: Policy | None = None
+    arm_count: int = 0
 
 
 Outcome = list[bool] | Exception  # for each increment whether it was new, or why the request was left out
@@ -98,7 +111,11 @@ def added_up(
     """The rows of the arms that get something new, with it; InvalidReward where a sum would not stay finite."""
     added: dict[int, dict[int, list[Increment]]] = {}
     half_lives: dict[int, float | None] = {}
+    in_order: list[tuple[UpdateRequest, Sequence[bool]]] = []
     for request, new in zip(requests, news, strict=True):
+        if request.policy is not None and request.policy.traits.path_columns:
+            in_order.append((request, new))
+            continue
         by_arm = added.setdefault(request.uid, defaultdict(list))
         half_lives[request.uid] = request.half_life_s
         for increment in compress(request.increments, new):
@@ -111,6 +128,8 @@ def added_up(
             for uid, by_arm in added.items()
             for number, increments in by_arm.items()
         }
+        if in_order:
+            rows |= completed(in_order, arms)
         finite = all(map(math.isfinite, chain.from_iterable(row.sums for row in rows.values())))
     except OverflowError:
         finite = False
@@ -119,15 +138,34 @@ def added_up(
     return rows
 
 
+def completed(
+    requests: Sequence[tuple[UpdateRequest, Sequence[bool]]], arms: Mapping[ArmKey, ArmRow]
+) -> dict[ArmKey, Row]:
+    """The same where what a reward adds depends on the row that it meets: one after the other, as they arrived."""
+    rows: dict[ArmKey, Row] = {}
+    for request, new in requests:
+        assert request.policy is not None
+        for increment in compress(request.increments, new):
+            key = request.uid, increment.arm.number
+            row = rows.get(key) or arms[key].row
+            numbers = request.policy.completed(increment.numbers, row.sums, request.arm_count)
+            rows[key] = row.plus_columns([numbers], [increment.evidence_time], request.half_life_s)
+    return rows
+
+
 def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest]) -> list[list[bool]]:
     """Insert the reward rows; for each request, which of its increments were new. The first of a key wins."""
-    plain: dict[tuple[int, int], list[PlainRow]] = defaultdict(list)
-    keyed: dict[tuple[int, int], dict[str, KeyedRow]] = defaultdict(dict)
+    plain: dict[tuple[int, int], list[PlainRow | MeasuredPlainRow]] = defaultdict(list)
+    keyed: dict[tuple[int, int], dict[str, KeyedRow | MeasuredKeyedRow]] = defaultdict(dict)
     news: list[list[bool]] = []
     for request in requests:
         received_at = request.received_at
         plain_rows, keyed_rows = plain[request.uid, request.epoch], keyed[request.uid, request.epoch]
         new = [True] * len(request.increments)
+        news.append(new)
+        if request.policy is not None:
+            collect_measured(request, new, plain_rows, keyed_rows)
+            continue
         for index, i in enumerate(request.increments):
             key, number, time, reward = i.key, i.arm.number, i.evidence_time, i.reward
             if key is None:
@@ -136,7 +174,6 @@ def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest])
                 new[index] = False
             else:
                 keyed_rows[key] = key, number, time, received_at, i.issued_at, reward, i.propensity
-        news.append(new)
     for (uid, epoch), rows in plain.items():
         if rows:
             insert_plain(driver, (uid, epoch, node), rows)
@@ -152,3 +189,22 @@ def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest])
                 is_new and (request.uid, i.key) not in known for i, is_new in zip(request.increments, new, strict=True)
             ]
     return news
+
+
+def collect_measured(
+    request: UpdateRequest,
+    new: list[bool],
+    plain_rows: list[PlainRow | MeasuredPlainRow],
+    keyed_rows: dict[str, KeyedRow | MeasuredKeyedRow],
+) -> None:
+    """The rows of a request with what its rewards were measured over; `new` becomes False where a key came before."""
+    received_at = request.received_at
+    for index, i in enumerate(request.increments):
+        key, number, time, measures = i.key, i.arm.number, i.evidence_time, (i.exposure, i.events)
+        if key is None:
+            plain_rows.append((number, time, received_at, i.reward, *measures))
+        elif key in keyed_rows:
+            new[index] = False
+        else:
+            row = key, number, time, received_at, i.issued_at, i.reward, i.propensity
+            keyed_rows[key] = (*row, *measures)

@@ -62,6 +62,7 @@ arm = Table(
     Column("prior", Text),
     Column("enabled", Boolean, nullable=False),
     Column("deleted_at", Double),
+    Column("head_start", Double, nullable=False, server_default="0", comment="in this epoch, under this policy"),
 )
 Index(
     "uq_arm_live_id",
@@ -102,6 +103,8 @@ reward = Table(
     Column("reward", Double, nullable=False),
     Column("propensity", Double),
     Column("node", BigInteger, nullable=False),
+    Column("exposure", Double, comment="null: not said"),
+    Column("events", Double, comment="null: not said"),
 )
 Index(
     "uq_reward_key",

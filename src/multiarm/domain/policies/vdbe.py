@@ -7,7 +7,15 @@ import numpy as np
 from msgspec import Meta
 
 from multiarm.domain.evidence import BASE_COLUMNS, F64, Evidence
-from multiarm.domain.policies.base import NOTHING_ELSE, Observation, Observations, Policy, Situation, Traits, with_columns
+from multiarm.domain.policies.base import (
+    NOTHING_ELSE,
+    Observation,
+    Observations,
+    Policy,
+    Situation,
+    Traits,
+    with_columns,
+)
 from multiarm.domain.policies.epsilon_greedy import explored, greedy
 
 FIRST, SURPRISES, VALUE = 1.0, 3, 4
