@@ -60,13 +60,15 @@ def costs() -> Iterator[Cost]:
 
 
 def of_multiarm(policy: Any) -> Iterator[Cost]:
-    """`draw` from an allocation as it stands; and after an update, which makes the draw recompute it."""
+    """`draw` from an allocation as it stands (index policies, which count the draws that wait, make a new one each
+    time); and after an update, which makes the draw recompute it."""
     rng = random.Random(1)
     experiment = Experiment(policy(), ARMS)
     for _ in range(PULLS):
-        experiment.update(Update(reward=float(rng.random() < 0.1), arm_id=rng.choice(ARMS)), NOW)
-    decision_id = experiment.draw(NOW, rng).decision_id
-    by_arm, by_decision = Update(reward=1.0, arm_id=ARMS[0]), Update(reward=1.0, decision_id=decision_id)
+        decision = experiment.draw(NOW, rng)
+        experiment.update(Update(reward=float(rng.random() < 0.1), decision_id=decision.decision_id), NOW)
+    by_decision = Update(reward=1.0, decision_id=decision.decision_id)
+    by_arm = by_decision if policy().traits.needs_decision else Update(reward=1.0, arm_id=ARMS[0])
 
     def update_and_draw() -> None:
         experiment.update(by_arm, NOW)
@@ -74,7 +76,8 @@ def of_multiarm(policy: Any) -> Iterator[Cost]:
 
     name = policy.__name__
     yield measured("multiarm", name, "draw", lambda: experiment.draw(NOW, rng))
-    yield measured("multiarm", name, "update", lambda: experiment.update(by_arm, NOW))
+    if by_arm is not by_decision:
+        yield measured("multiarm", name, "update", lambda: experiment.update(by_arm, NOW))
     yield measured("multiarm", name, "update by decision id", lambda: experiment.update(by_decision, NOW))
     yield measured("multiarm", name, "update, then draw", update_and_draw)
 

@@ -122,15 +122,15 @@ class Experiment(Crediting):
         state = self.state
         arms = self.live_arms
         numbers = [arm.number for arm in arms]
-        deleted = self._evidence([arm.number for arm in state.arms.values() if arm.deleted]).decayed(now)
+        deleted_pulls, deleted_pull_count = self._deleted(now)
         waiting = None if self.pending is None else self.pending.counts(now)
         return Snapshot(
             state.spec,
             tuple(arms),
             self._evidence(numbers).decayed(now),
             tuple(self.draws.get(number, 0) + self._other_draws.get(number, 0) for number in numbers),
-            float(deleted.pulls.sum()),
-            int(deleted.pull_count.sum()),
+            deleted_pulls,
+            deleted_pull_count,
             None if waiting is None else np.array([float(waiting.get(number, 0)) for number in numbers]),
             self.version,
             self.evidence_version,
@@ -235,6 +235,14 @@ class Experiment(Crediting):
         self._drift_s = float("inf") if half_life_s is None else DRIFT_SHARE * half_life_s
         if self.pending is not None:
             self._drift_s = min(self._drift_s, self.state.spec.attribution_window_s / BUCKETS)
+
+    def _deleted(self, now: float) -> tuple[float, int]:
+        """Effective pulls and rewards counted of the arms deleted since."""
+        numbers = [arm.number for arm in self.state.arms.values() if arm.deleted]
+        if not numbers:
+            return 0.0, 0
+        evidence = self._evidence(numbers).decayed(now)
+        return float(evidence.pulls.sum()), int(evidence.pull_count.sum())
 
     def _as_evidence(self, rows: Sequence[Row]) -> Evidence:
         spec = self.state.spec

@@ -111,18 +111,21 @@ class Snapshot:
     def situation(self, positions: Sequence[int]) -> Situation:
         """What the policy may ask beside the evidence of the arms at `positions`."""
         index = np.asarray(positions, dtype=np.intp)
-        pulls, counts = self.evidence.pulls, self.evidence.pull_count
-        pending = self.pending
-        other_pulls = self.deleted_pulls + float(pulls.sum() - pulls[index].sum())
-        if pending is not None:
-            other_pulls += float(pending.sum() - pending[index].sum())
+        others = np.ones(len(self.arms), dtype=np.bool_)
+        others[index] = False
+        other_pulls, other_count = self.deleted_pulls, self.deleted_pull_count
+        if others.any():
+            other_pulls += float(self.evidence.pulls[others].sum())
+            other_count += int(self.evidence.pull_count[others].sum())
+            if self.pending is not None:
+                other_pulls += float(self.pending[others].sum())
         head_starts = [self.arms[position].head_start for position in positions]
         return Situation(
             prior=self._priors(positions),
-            pending=None if pending is None else pending[index],
+            pending=None if self.pending is None else self.pending[index],
             head_start=np.array(head_starts) if any(head_starts) else None,
-            other_pulls=max(other_pulls, 0.0),
-            other_pull_count=self.deleted_pull_count + int(counts.sum() - counts[index].sum()),
+            other_pulls=other_pulls,
+            other_pull_count=other_count,
             minimize=self.spec.goal == "minimize",
         )
 
