@@ -8,6 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from multiarm import Experiment, ExperimentSpec, Update
+from multiarm.domain.arm import Arm
 from multiarm.domain.evidence import Evidence, Row
 from multiarm.domain.policies import (
     IMED,
@@ -246,3 +247,20 @@ class TestPendingDraws:
         experiment.draw(0.0, random.Random(1))
         experiment.reset(1)
         assert self.pending(experiment, 0.0) == [0.0, 0.0]
+
+
+def test_disabled_and_deleted_arms_count_in_t() -> None:
+    """4 rewards each of `off` and `gone`, of which nothing is asked any more; one draw of `off` that still waits."""
+    spec = ExperimentSpec(policy=UCB1())
+    experiment = Experiment(arms=["on", "off", "gone"], spec=spec)
+    for arm_id in ("on", "off", "gone") * 4:
+        experiment.update(Update(reward=0.5, arm_id=arm_id), 0.0)
+    experiment.put_arm(Arm(2, "off", enabled=False))
+    experiment.put_arm(Arm(3, "gone", deleted=True))
+    assert experiment.pending is not None
+    experiment.pending.drawn(2, 0.0)
+    experiment.pending.drawn(1, 0.0, 3)
+    situation = experiment.snapshot(0.0).situation([0])
+    assert situation.pending is not None
+    assert situation.pending.tolist() == [3.0]
+    assert (situation.other_pulls, situation.other_pull_count) == (9.0, 8)
