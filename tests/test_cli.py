@@ -1,5 +1,6 @@
 """The command line: version, check, help, and that `serve` takes its settings from everywhere."""
 
+import json
 import os
 import shutil
 import signal
@@ -51,7 +52,7 @@ class TestHelp:
     def test_it_names_the_commands(self, run: Callable[..., Done]) -> None:
         done = run("--help")
         assert done.returncode == 0
-        for command in ("serve", "demo", "check", "version"):
+        for command in ("serve", "demo", "simulate", "plan", "check", "version"):
             assert command in done.stdout
 
     @pytest.mark.parametrize(
@@ -61,6 +62,96 @@ class TestHelp:
         done = run(*arguments)
         assert done.returncode == 2
         assert "Usage" in done.stderr
+
+
+STUDY = """
+horizon = 50
+runs = 5
+[environment]
+type = "bernoulli"
+means = [0.5, 0.4]
+[[policies]]
+type = "ucb1"
+[[policies]]
+type = "thompson"
+label = "mine"
+"""
+
+
+class TestSimulate:
+    @pytest.fixture
+    def study(self, tmp_path: Path) -> Path:
+        file = tmp_path / "study.toml"
+        file.write_text(STUDY)
+        return file
+
+    def test_a_study_from_its_file_to_its_files(self, run: Callable[..., Done], study: Path, tmp_path: Path) -> None:
+        done = run("simulate", study, "--output", tmp_path / "out" / "one", "--processes", "1")
+        assert done.returncode == 0
+        assert "5 runs of 50 draws, 2 arms" in done.stdout
+        assert "mine" in done.stdout
+        rows = json.loads((tmp_path / "out" / "one" / "table.json").read_text())
+        assert [(row["label"], row["delay"]) for row in rows] == [("ucb1", 0), ("mine", 0)]
+
+    def test_flags_come_before_the_file(self, run: Callable[..., Done], study: Path, tmp_path: Path) -> None:
+        flags = ["--runs", "3", "--seed", "7", "--delay", "0,10", "--processes", "1"]
+        done = run("simulate", study, "--output", tmp_path / "out", *flags)
+        assert done.returncode == 0
+        rows = json.loads((tmp_path / "out" / "table.json").read_text())
+        assert [(row["label"], row["delay"], row["runs"]) for row in rows] == [
+            (label, delay, 3) for delay in (0, 10) for label in ("ucb1", "mine")
+        ]
+
+    @pytest.mark.parametrize(
+        ("flags", "words"),
+        [
+            (["--runs", "0"], "flag --runs: Expected int >= 1"),
+            (["--seed", "-1"], "flag --seed: "),
+            (["--delay", "0,x"], "flag --delay '0,x': expected up to 10 numbers"),
+            (["--delay", "0,nan"], "flag --delay '0,nan'"),
+            (["--delay", "-5"], "flag --delay: Expected float >= 0"),
+        ],
+    )
+    def test_wrong_flags(
+        self, run: Callable[..., Done], study: Path, tmp_path: Path, flags: list[str], words: str
+    ) -> None:
+        done = run("simulate", study, "--output", tmp_path / "out", *flags)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_every_fault_of_the_study_is_a_line(self, run: Callable[..., Done], study: Path, tmp_path: Path) -> None:
+        study.write_text(STUDY.replace("0.4]", "4]").replace("ucb1", "ucb2").replace("label", "lable"))
+        done = run("simulate", study, "--output", tmp_path / "out")
+        assert done.returncode == 2
+        assert f"multiarm: {study}: policies[0].type: There is no type 'ucb2'; the types are bayes_ucb" in done.stderr
+        assert f"{study}: policies[1].lable: There is no such field" in done.stderr
+
+    def test_files_that_are_not_there_or_in_the_way(
+        self, run: Callable[..., Done], study: Path, tmp_path: Path
+    ) -> None:
+        done = run("simulate", tmp_path / "nothing.toml", "--output", tmp_path / "out")
+        assert (done.returncode, "cannot be read: No such file" in done.stderr) == (2, True)
+        done = run("simulate", study, "--output", study)
+        assert (done.returncode, "is a file" in done.stderr) == (2, True)
+
+
+class TestPlan:
+    def test_tables_sentences_and_files(self, run: Callable[..., Done], tmp_path: Path) -> None:
+        done = run("plan", "--horizon-days", "5", "--lift", "0.3", "--runs", "100", "--output", tmp_path / "out")
+        assert done.returncode == 0
+        assert "If one arm is better: 2.6 % instead of 2 %" in done.stdout
+        assert "• A fixed test needs" in done.stdout
+        assert json.loads((tmp_path / "out" / "plan.json").read_text())["plan"]["lift"] == 0.3
+        assert (tmp_path / "out" / "plan.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / "out" / "plan.svg").read_text()
+
+    def test_every_wrong_flag_is_a_line(self, run: Callable[..., Done]) -> None:
+        done = run("plan", "--base-rate", "2", "--horizon-days", "0")
+        assert done.returncode == 2
+        assert "flag --base-rate: Got 2: a conversion rate lies between 0 and 1" in done.stderr
+        assert "flag --horizon-days: Got 0: the horizon lies ahead" in done.stderr
 
 
 @pytest.fixture(scope="module")

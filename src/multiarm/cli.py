@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,6 +64,46 @@ def demo(
     from multiarm.demo import run
 
     run(console, visitors, seed)
+
+
+@app.command()
+def simulate(
+    study: Annotated[Path, typer.Argument(help="A study as TOML; see docs/lab.md and examples/.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Folder for the table, the curves and the plots.")],
+    runs: Annotated[int | None, typer.Option(help="Experiments of each policy, instead of the study's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the study's: another one, other chance.")] = None,
+    delay: Annotated[str | None, typer.Option(help="Draws until a reward is known; several: 0,100,1000.")] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Default: one for each core.")] = os.cpu_count() or 1,
+) -> None:
+    """Compare policies where the truth is known: a table, curves, and plots to show."""
+    from multiarm.lab.command import run
+
+    run(console, study, output, runs=runs, seed=seed, delays=delay, processes=processes)
+
+
+@app.command()
+def plan(
+    *,
+    base_rate: Annotated[float | None, typer.Option(help="Conversion rate of all arms but one. [0.02]")] = None,
+    lift: Annotated[float | None, typer.Option(help="How much better that one is: 0.1 is +10 %. [0.1]")] = None,
+    arms: Annotated[int | None, typer.Option(help="How many arms. [2]")] = None,
+    visitors_per_day: Annotated[float | None, typer.Option(help="In all arms together. [20000]")] = None,
+    delay_hours: Annotated[float | None, typer.Option(help="Until a visitor's reward is known. [6]")] = None,
+    horizon_days: Annotated[float | None, typer.Option(help="How long visitors are counted. [60]")] = None,
+    alpha: Annotated[float | None, typer.Option(help="The error allowed. [0.05]")] = None,
+    power: Annotated[float | None, typer.Option(help="Of the tests planned beforehand. [0.8]")] = None,
+    looks: Annotated[int | None, typer.Option(help="Of the test with planned looks. [5]")] = None,
+    random_share: Annotated[float | None, typer.Option(help="Of the bandits' traffic, split evenly. [0]")] = None,
+    runs: Annotated[int | None, typer.Option(help="Experiments simulated for each way. [2000]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the simulation. [1]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for plan.json and the picture.")] = None,
+) -> None:
+    """Before an experiment: what each way to run it costs, when it ends, and what it guarantees."""
+    given = {name: value for name, value in locals().items() if name != "output" and value is not None}
+    from multiarm.lab.planning import run
+
+    run(console, given, output)
 
 
 @app.command()

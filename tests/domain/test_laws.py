@@ -287,7 +287,8 @@ def test_many_rewards_at_once_add_what_each_adds(policy: AnyPolicy) -> None:
     rewards = np.concatenate([[0.0, 1.0], rng.random(20)])
     events = rng.integers(0, 3, 22).astype(np.float64)
     many = Observations(rewards, rng.uniform(0.01, 1, 22), rng.uniform(0.1, 9, 22), events)
-    rows = [(0.0,) * len(policy.traits.columns), row_of(policy, 12.0, 0.3).sums] * 11
+    rows = [row_of(policy, pulls, 0.3).sums for pulls in (0.0, 0.25, 12.0)] * 8
+    rows = rows[:22]
     singly = [
         policy.completed(policy.increment(Observation(r, 0.0, 0.0, p, x, e)), row, 4)
         for (r, p, x, e), row in zip(zip(*(column.tolist() for column in many), strict=True), rows, strict=True)

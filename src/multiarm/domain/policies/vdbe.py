@@ -67,10 +67,10 @@ class VDBE(Policy, frozen=True, tag="vdbe"):
 
     def completed_many(self, numbers: F64, sums: F64, arm_count: int) -> F64:
         pulls, reward, surprises, weighted = (sums[..., column] for column in (0, 1, SURPRISES, VALUE))
-        mean = reward / np.maximum(pulls, 1.0)
+        mean = reward / np.where(pulls > 0, pulls, 1.0)
         fall = np.expm1(-np.abs(numbers[..., 1] - mean) / (pulls + 1.0) / self.sigma)
         delta = self.delta or 1.0 / max(arm_count, 1)
-        epsilon = np.where(surprises > 0, weighted / np.maximum(surprises, 1.0), FIRST)
+        epsilon = np.where(surprises > 0, weighted / np.where(surprises > 0, surprises, 1.0), FIRST)
         epsilon = epsilon + delta * (-fall / (2.0 + fall) - epsilon)
         return with_columns(numbers[..., :VALUE], (surprises + 1.0) * epsilon - weighted)
 
