@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 10
 ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: serve demo test bench bench-quick bench-docs bench-soak load-tools clean
+.PHONY: serve demo test bench bench-quick bench-docs bench-soak regret policy-costs load-tools clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/multiarm serve
@@ -30,6 +30,12 @@ bench-docs: $(VENV)/.installed-bench
 
 bench-soak: $(VENV)/.installed-test
 	@$(BIN)/python benchmarks/run.py soak --minutes $(MINUTES)
+
+regret: $(VENV)/.installed
+	@$(BIN)/python benchmarks/regret.py
+
+policy-costs: $(VENV)/.installed
+	@$(BIN)/python benchmarks/policy_costs.py
 
 load-tools:
 	@command -v wrk > /dev/null || { $(ROOT) apt-get update --quiet=2 && $(ROOT) apt-get install --quiet=2 --yes wrk; }

@@ -173,7 +173,7 @@ def page(measured: Sequence[Measured]) -> str:
 
 INTRODUCTION = f"""# Regret against reference figures
 
-Written by `python benchmarks/regret.py`, which fails where a figure is more than {ERRORS:g} joint standard errors away.
+Written by `make regret`, which fails where a figure is more than {ERRORS:g} joint standard errors away.
 
 Rewards are 0 or 1, an experiment has {HORIZON:,} draws. The conventions, on which the figures depend: each arm is drawn
 once at first, in random order; ties are broken evenly; t is the number of pulls so far; regret is the pseudo-regret,
