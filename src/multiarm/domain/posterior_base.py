@@ -27,7 +27,8 @@ class Density(Protocol):
 
         At the mode; about where the log-density has fallen by each of those drops (positive, rising) on either side;
         and wherever else a polynomial of degree 15 needs it. Beyond the first and the last edge lies a mass of about
-        e^-(the last drop). A panel may be empty (two equal edges).
+        e^-(the last drop). A panel may be empty (two equal edges). Where E is the number of drops and 1, they are the
+        mode and the drops of every arm, in order.
         """
 
     def log_density(self, arms: Indices, distance: Floats) -> Floats:
@@ -104,7 +105,8 @@ def tail_ratio(slope: Floats, curvature: Floats, third: Floats) -> Floats:
     tail the third derivative adds its term of Laplace's expansion.
     """
     ratio = 4 / (3 * np.abs(slope) + np.sqrt(slope * slope - 8 * curvature))
-    corrected: Floats = ratio * (1 - (np.sign(slope) * third * ratio**3).clip(-0.5, 0.5))
+    cubed = ratio * ratio * np.copysign(ratio, slope)  # a power takes longer than all the rest
+    corrected: Floats = ratio * (1 - (third * cubed).clip(-0.5, 0.5))
     return corrected
 
 

@@ -44,7 +44,11 @@ class BetaPosterior:
         return logits
 
     def edges(self, below: Floats, above: Floats) -> Floats:
-        edges = both_sides(_distances(self.beta, self.alpha, below), _distances(self.alpha, self.beta, above))
+        # Both sides in one go: seen from below, failures and successes change places.
+        sizes, sides = [len(below), len(above)], np.stack([self.beta, self.alpha], axis=-1)
+        drops = np.concatenate([below, above])
+        distances = _distances(sides.repeat(sizes, axis=1), sides[:, ::-1].repeat(sizes, axis=1), drops)
+        edges = both_sides(distances[:, : len(below)], distances[:, len(below) :])
         flat = np.minimum(self.alpha, self.beta) < _FLAT
         if flat.any():
             knees = np.where(flat[:, None], _knees(self.mode[:, None]), 0.0)
@@ -86,14 +90,14 @@ def _log_density(alpha: Floats, beta: Floats, distance: Floats) -> Floats:
 
 def _derivatives(alpha: Floats, beta: Floats, distance: Floats) -> tuple[Floats, Floats, Floats]:
     """Three of the log-density, on the axis that rises towards the side of the larger parameter."""
-    smaller, larger, total = np.minimum(alpha, beta), np.maximum(alpha, beta), alpha + beta
-    near = np.minimum(distance * np.where(alpha <= beta, 1.0, -1.0), _FAR)
-    rise = np.expm1(near)
-    growth = 1 + smaller / total * rise
-    weight = smaller * larger / total / growth
+    smaller, total = np.minimum(alpha, beta), alpha + beta
+    p, peak = smaller / total, smaller * (np.maximum(alpha, beta) / total)
+    rise = np.expm1(np.minimum(distance * np.where(alpha <= beta, 1.0, -1.0), _FAR))
+    growth = 1 + p * rise
+    weight = -peak / growth
     share = (rise + 1) / growth
-    curvature = -weight * share
-    return -weight * rise, curvature, curvature * (1 - 2 * smaller / total * share)
+    curvature = weight * share
+    return weight * rise, curvature, curvature * (1 - 2 * p * share)
 
 
 def _distances(alpha: Floats, beta: Floats, drops: Floats) -> Floats:
@@ -102,13 +106,17 @@ def _distances(alpha: Floats, beta: Floats, drops: Floats) -> Floats:
     The first guess is good where the log-density falls as -α(e^d - 1 - d) or, for α > β, as a normal's. A tail is
     reached by one step of Newton's method, which on a convex function never ends short of the root.
     """
-    alpha, beta = alpha[..., None], beta[..., None]
-    p, q = alpha / (alpha + beta), beta / (alpha + beta)
+    total = alpha + beta
+    p, q = alpha / total, beta / total
     ratio = drops / alpha
-    guess = np.where(alpha > beta, np.sqrt(2 * ratio / q), np.log1p(ratio + np.sqrt(2 * ratio)))
-    rise = np.expm1(np.minimum(guess, _FAR))
-    slope = alpha * q * rise / (1 + p * rise)
-    return guess + (drops + _log_density(alpha, beta, guess)) / slope
+    root = np.sqrt(2 * ratio)
+    guess = np.where(alpha > beta, root / np.sqrt(q), np.log1p(ratio + root))
+    near = np.minimum(guess, _FAR)
+    rise = np.expm1(near)
+    growth = p * rise
+    fallen = total * (np.log1p(growth) + (guess - near)) - alpha * guess
+    distances: Floats = guess + (drops - fallen) / (alpha * q * rise) * (1 + growth)
+    return distances
 
 
 def _knees(mode: Floats) -> Floats:

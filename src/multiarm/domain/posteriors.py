@@ -120,22 +120,15 @@ class StudentPosterior:
         return self.mean
 
     def edges(self, below: Floats, above: Floats) -> Floats:
-        return both_sides(self._distances(below), self._distances(above))
-
-    def _distances(self, drops: Floats) -> Floats:
         """By drops of the density of u, and in steps of u short enough. No further out than `_FURTHEST` scales."""
         freedom = self.freedom[:, None]
-        falls = drops / freedom
-        ends = np.zeros((len(freedom), len(drops) + 1))
-        ends[:, 1:] = falls + np.log1p(np.sqrt(-np.expm1(-2 * falls)))  # arcosh(e^falls)
+        falls = np.concatenate([below, above]) / freedom
+        ends = falls + np.log1p(np.sqrt(-np.expm1(-2 * falls)))  # arcosh(e^falls)
         ends = np.minimum(ends, np.arcsinh(_FURTHEST / np.sqrt(freedom)))
-        counts = np.zeros_like(ends)
-        np.ceil((ends[:, 1:] - ends[:, :-1]) / np.where(drops < 41, _STEP, _LONG_STEP), out=counts[:, 1:])
-        counts = counts.cumsum(axis=1)
-        # Panel i ends between the ends by drops. All arms in one call: each on its own stretch of numbers.
-        panels = np.minimum(np.arange(1, counts.max() + 1), counts[:, -1:])
-        stretch = (counts.max() + 1) * np.arange(len(ends))[:, None]
-        u = np.interp((panels + stretch).ravel(), (counts + stretch).ravel(), ends.ravel()).reshape(panels.shape)
+        u = both_sides(ends[:, : len(below)], ends[:, len(below) :])
+        counts = (u[:, 1:] - u[:, :-1]) / np.where(np.concatenate([below[::-1], above]) < 41, _STEP, _LONG_STEP)
+        if counts.max() > 1:
+            u = _split(u, np.ceil(counts))
         distances: Floats = self.scale[:, None] * np.sqrt(freedom) * np.sinh(u)
         return distances
 
@@ -227,6 +220,18 @@ class GammaPosterior:
 
         tail = tail_probability(confidence)
         return np.stack([gammaincinv(self.shape, tail), gammainccinv(self.shape, tail)], axis=-1) / self.rate[..., None]
+
+
+def _split(ends: Floats, counts: Floats) -> Floats:
+    """Panels [K, E] between `ends` [K, e], each cut into so many equal ones: [K, e - 1]. E > e; the last are empty."""
+    knots = np.zeros_like(ends)
+    counts.cumsum(axis=1, out=knots[:, 1:])
+    size = max(int(knots.max()) + 1, ends.shape[1] + 1)
+    # All arms in one call: each on its own stretch of numbers.
+    stretch = size * np.arange(len(ends))[:, None]
+    panels = np.minimum(np.arange(size), knots[:, -1:]) + stretch
+    split: Floats = np.interp(panels.ravel(), (knots + stretch).ravel(), ends.ravel()).reshape(panels.shape)
+    return split
 
 
 def _gamma_below(ratio: Floats) -> Floats:

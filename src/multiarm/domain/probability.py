@@ -10,6 +10,7 @@ caller asks for. The windows of the posteriors reach as far as that needs. In th
 its distribution function is the density times a known ratio; above the core it is 1.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,13 +30,18 @@ _NODE_COUNT = 16
 _DROPS = np.array([1.2, 2.6, 4.3, 6.5, 9.0]) ** 2 / 2
 ORDINARY = 1e-17  # the largest `least`: what those windows can tell from 0
 
+_SURE = 1e-12  # above this they give each probability to a relative 1e-3
+_CLOSE_DROP = 22.0  # an arm whose log-density at the highest mode has fallen no further seldom has less
+
 # For smaller probabilities a distribution function must be right relative to itself, not to 1. A polynomial does that
 # as long as the density varies by no more than e^8 within a panel. Beyond the core the panels carry only products,
-# whose integral bears e^30.
+# whose integral bears e^45 (16 nodes integrate an exponential to 1e-8).
 _FINE_DROPS = np.array([*_DROPS[:3], 17.0, 25.0, 33.0, _DROPS[-1]])
-_FAR_DROP = 30.0
+_FAR_DROP = 45.0
 _SPARE_DROP = 12.0  # what lies beyond the windows is less than e^-12 of the smallest probability asked for
 EXTREME = 1e-300  # the smallest `least`: not far above the smallest number that keeps its digits
+_FAR_DROPS = np.arange(_DROPS[-1], _SPARE_DROP - np.log(EXTREME) + _FAR_DROP, _FAR_DROP)[1:]
+_DEEP_BELOW, _DEEP_ABOVE = np.append(_FINE_DROPS, _FAR_DROPS), np.append(_DROPS, _FAR_DROPS)
 
 # Around the peak of an arm's integrand, panels down to e^-25 of it matter; and the estimate of each distribution
 # function may be wrong by e^2.
@@ -73,11 +79,28 @@ def probability_best(posterior: Density, least: float = ORDINARY) -> Floats:
         raise ValueError(f"least must lie between {EXTREME} and {ORDINARY}, got {least}")
     mode = posterior.mode
     if mode.ndim == 1:
-        return _probability_best(posterior, least)
+        return _of_row(posterior, least)
     best = np.empty_like(mode)
     for index in np.ndindex(mode.shape[:-1]):
-        best[index] = _probability_best(posterior[index], least)
+        best[index] = _of_row(posterior[index], least)
     return best
+
+
+def _of_row(posterior: Density, least: float) -> Floats:
+    """For K arms. Where the ordinary windows are likely to be enough, they are tried first."""
+    if least < ORDINARY and _close(posterior):
+        best = _probability_best(posterior, ORDINARY)
+        if best.min() > _SURE:
+            return best
+    return _probability_best(posterior, least)
+
+
+def _close(posterior: Density) -> bool:
+    """Whether no arm is so far behind the highest mode that it needs more than the ordinary windows."""
+    mode = posterior.mode
+    with np.errstate(over="ignore"):
+        log_density = posterior.log_density(np.arange(len(mode)), mode.max() - mode)
+    return bool(log_density.min() > -_CLOSE_DROP)
 
 
 def _probability_best(posterior: Density, least: float) -> Floats:
@@ -107,9 +130,12 @@ def _probability_best(posterior: Density, least: float) -> Floats:
 
 def _windows(posterior: Density, least: float) -> tuple[Floats, Floats]:
     """Edges that reach as far as `least` needs, [K, E]; and where each arm's core begins and ends, [K, 2]."""
-    far = np.arange(_DROPS[-1], _SPARE_DROP - np.log(least) + _FAR_DROP, _FAR_DROP)[1:]
-    core = posterior.edges(_DROPS[-1:], _DROPS[-1:])[:, [0, -1]]
-    return posterior.edges(np.append(_FINE_DROPS, far), np.append(_DROPS, far)), core
+    far = math.ceil((_SPARE_DROP - math.log(least) - _DROPS[-1]) / _FAR_DROP)
+    below, above = _DEEP_BELOW[: len(_FINE_DROPS) + far], _DEEP_ABOVE[: len(_DROPS) + far]
+    edges = posterior.edges(below, above)
+    if edges.shape[1] == len(below) + 1 + len(above):  # only those by drops
+        return edges, edges[:, [far, -1 - far]]
+    return edges, posterior.edges(_DROPS[-1:], _DROPS[-1:])[:, [0, -1]]
 
 
 def _bounds(posterior: Density, mode: Floats, edges: Floats) -> tuple[float, Floats]:
@@ -118,19 +144,19 @@ def _bounds(posterior: Density, mode: Floats, edges: Floats) -> tuple[float, Flo
     Estimated at a few of the edges. An integrand has one peak: once negligible, it is so from there on.
     """
     points = np.sort(edges, axis=None)[:: -(-edges.size // _TRIM_POINT_COUNT)]
-    distance = (points - mode[:, None]).clip(edges[:, :1] - mode[:, None], edges[:, -1:] - mode[:, None])
-    distance = np.concatenate([distance, np.zeros_like(mode)[:, None]], axis=1)
+    distance = np.zeros((len(mode), len(points) + 1))
+    (points - mode[:, None]).clip((edges[:, 0] - mode)[:, None], (edges[:, -1] - mode)[:, None], out=distance[:, 1:])
     arms = np.arange(len(mode))[:, None]
     log_density = posterior.log_density(arms, distance)
     tail = posterior.tail(arms, distance)
-    below = np.where(distance < 0, log_density + np.log(tail / tail[:, -1:]), 0.0)
-    log_cdf = np.minimum(below, 0.0)[:, :-1]
-    integrand = log_density[:, :-1] - log_cdf + log_cdf.sum(axis=0)
+    below = np.where(distance < 0, log_density + np.log(tail / tail[:, :1]), 0.0)
+    log_density, log_cdf = log_density[:, 1:], np.minimum(below, 0.0)[:, 1:]
+    integrand = log_density - log_cdf + log_cdf.sum(axis=0)
     spared = integrand.max(axis=1) - (_TRIM_DROP + _TRIM_DROP_PER_ARM * len(mode))
     matters = integrand >= spared[:, None]
-    low = max(points[max(matters.any(axis=0).argmax() - 1, 0)], edges[:, 0].max())
+    low = max(points[max(matters.argmax(axis=1).min() - 1, 0)], edges[:, 0].max())
     after = len(points) - matters[:, ::-1].argmax(axis=1)
-    return float(low), np.append(points, edges.max())[after]
+    return float(low), np.append(points, edges[:, -1].max())[after]
 
 
 class _Rows(NamedTuple):
@@ -180,8 +206,11 @@ def _evaluate(
     mass = np.zeros((len(rows.begin), len(mesh)))
     mass[row_of_block, panel + 1] = density @ _WEIGHTS
     if inside is not None:
+        below = np.flatnonzero(panel < inside[arm])
         start = inside[rows.arms]
-        _put_tails(mass, posterior, rows.arms, start, mesh[start] - mode[rows.arms])
+        tail, below_core = _tails(posterior, rows.arms, mesh[start] - mode[rows.arms], arm[below], distance[below])
+        mass[np.arange(len(mesh)) <= start[:, None]] = 0.0
+        mass[np.arange(len(start)), start] = below_core
     total = mass.sum(axis=1)
     density /= total[row_of_block, None]
     cdf = density @ _RUNNING
@@ -189,18 +218,17 @@ def _evaluate(
     np.maximum(cdf, _TINY, out=cdf)
     growth = density / cdf
     if inside is not None:
-        below = np.flatnonzero(panel < inside[arm])
-        tail = posterior.tail(arm[below, None], distance[below])
-        cdf[below] = density[below] * (tail / np.where(length[below] > 0, length[below], tail))  # a panel may be empty
-        growth[below] = length[below] / tail
+        growth[below] = ratio = length[below] / tail
+        cdf[below] = density[below] / np.maximum(ratio, _TINY)  # a panel may be empty
     return growth, cdf
 
 
-def _put_tails(mass: Floats, posterior: Density, arms: slice, start: Indices, distance: Floats) -> None:
-    """In place of the masses of the panels before `start`, at that distance, the mass of each arm's whole tail."""
-    mass[np.arange(mass.shape[1]) <= start[:, None]] = 0.0
-    arm = np.arange(arms.start, arms.stop)
-    mass[arm - arms.start, start] = np.exp(posterior.log_density(arm, distance)) * posterior.tail(arm, distance)
+def _tails(posterior: Density, arms: slice, core: Floats, arm: Indices, distance: Floats) -> tuple[Floats, Floats]:
+    """The tail ratios of these rows below cores, [rows, N]; and the mass below each arm's core, at distance `core`."""
+    every = np.arange(arms.start, arms.stop)
+    distance = np.concatenate([distance, core[:, None].repeat(_NODE_COUNT, axis=1)])
+    tail = posterior.tail(np.concatenate([arm, every])[:, None], distance)
+    return tail[: len(arm)], np.exp(posterior.log_density(every, core)) * tail[len(arm) :, 0]
 
 
 def _mesh(edges: Floats) -> Floats:
@@ -212,12 +240,7 @@ def _mesh(edges: Floats) -> Floats:
     left, right = edges[:, :-1].ravel(), edges[:, 1:].ravel()
     asked = right > left
     left, right = left[asked], right[asked]
-    longest_first = np.argsort(left - right)
-    lengths = (right - left)[longest_first]
-    starts, stops = cuts.searchsorted(left)[longest_first], cuts.searchsorted(right)[longest_first]
-    shortest = np.full(len(cuts) - 1, np.inf)
-    for start, stop, length in zip(starts.tolist(), stops.tolist(), lengths.tolist(), strict=True):
-        shortest[start:stop] = length
+    shortest = _shortest(cuts.searchsorted(left), cuts.searchsorted(right), right - left, len(cuts) - 1)
     panels = np.zeros(len(cuts))
     np.cumsum((cuts[1:] - cuts[:-1]) / shortest, out=panels[1:])
     panel_count = np.ceil(panels[-1] - 1e-9)
@@ -225,6 +248,24 @@ def _mesh(edges: Floats) -> Floats:
     before, after = shortest[:-1], shortest[1:]
     jumps = cuts[1:-1][(after > _JUMP * before) | (before > _JUMP * after)]
     return np.sort(np.concatenate([np.interp(steps, panels, cuts), jumps]))
+
+
+def _shortest(starts: Indices, stops: Indices, lengths: Floats, count: int) -> Floats:
+    """Of `count` places, the least of the lengths of the intervals that cover each.
+
+    Each interval is the union of two, which may overlap, of the largest power of 2 that fits; these are then halved.
+    """
+    level = np.frexp(stops - starts)[1] - 1
+    least = np.full((int(level.max()) + 1, count), np.inf)
+    row = level * count
+    ends = np.concatenate([row + starts, row + stops - (1 << level)])
+    np.minimum.at(least.reshape(-1), ends, np.concatenate([lengths, lengths]))
+    for i in range(len(least) - 1, 0, -1):
+        half = 1 << (i - 1)
+        np.minimum(least[i - 1], least[i], out=least[i - 1])
+        np.minimum(least[i - 1, half:], least[i, :-half], out=least[i - 1, half:])
+    shortest: Floats = least[0]
+    return shortest
 
 
 def _blocks(first: Indices, stop: Indices) -> Iterator[_Rows]:
