@@ -84,9 +84,7 @@ class TestAllocation:
 
     def test_an_arms_own_prior_stands_for_rewards_seen(self) -> None:
         situation = Situation(prior=PseudoCounts(np.array([0.0, 1.0]), np.array([0.0, 1.0])))
-        assert Thompson().allocate(evidence_of([], []), situation) == pytest.approx(
-            [1 / 3, 2 / 3], abs=1e-12
-        )
+        assert Thompson().allocate(evidence_of([], []), situation) == pytest.approx([1 / 3, 2 / 3], abs=1e-12)
 
 
 class TestForgetting:
