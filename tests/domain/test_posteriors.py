@@ -110,6 +110,22 @@ class TestStudent:
         lower = probability_best(StudentPosterior(*arrays([deviations, 0.0], scale, freedoms)), EXTREME)
         assert [upper[0], lower[1]] == pytest.approx([expected] * 2, rel=1e-3, abs=0)
 
+    def test_edges(self) -> None:
+        # As many as the drops and the mode only if they are just these, of every arm.
+        below, above = arrays([1.0, 10.0, 40.0, 85.0], [2.0, 30.0])
+        for freedom in ([1e4, 300.0], [1.0, 1e4], [0.01, 3.0], [0.01, 0.02]):
+            posterior = StudentPosterior(*arrays([0.0, 1.0], [1.0, 2.0], freedom))
+            edges = posterior.edges(below, above)
+            assert (np.diff(edges) >= 0).all()
+            assert (edges == 0).any(axis=1).all()
+            if edges.shape[1] == 7:
+                assert (edges[:, 4] == 0).all()
+                for k in range(2):
+                    one = posterior[np.array([k])]
+                    assert edges[k, [0, -1]].tolist() == one.edges(below[-1:], above[-1:])[0, [0, -1]].tolist()
+            else:
+                assert edges.shape[1] > 7
+
     def test_many_freedoms_are_a_normal(self) -> None:
         mean, scale = arrays([0.0, 1.0, 5.0], [1.0, 0.1, 2.0])
         best = probability_best(StudentPosterior(mean, scale, np.full(3, 1e12)))

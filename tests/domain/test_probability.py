@@ -267,6 +267,43 @@ class TestTinyProbabilities:
         assert best == pytest.approx(probability_best(posterior), rel=1e-3, abs=1e-12)
         assert best == pytest.approx(probability_best(posterior, 1e-100), rel=1e-3, abs=1e-100)
 
+    @pytest.mark.parametrize("arms", [arms for arms, _ in WORKED_OUT], ids=str)
+    def test_the_far_windows_alone_say_the_same(self, arms: list[Arm], monkeypatch: pytest.MonkeyPatch) -> None:
+        # Where the ordinary windows are enough, they are all that is looked at; here they never are.
+        best = beta_best(*arms, least=EXTREME)
+        monkeypatch.setattr("multiarm.domain.probability._CLOSE_DROP", -1.0)
+        far = beta_best(*arms, least=EXTREME)
+        assert far == pytest.approx(best, rel=1e-5, abs=0)
+        assert far == pytest.approx(best, rel=0, abs=1e-11)
+
+    def test_where_the_ordinary_windows_seem_enough_but_are_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        arms = [(500.0, 9500.0), (600.0, 9400.0), (900.0, 9100.0)]
+        best = beta_best(*arms, least=EXTREME)
+        assert 1e-60 < best[0] < 1e-25
+        monkeypatch.setattr("multiarm.domain.probability._CLOSE_DROP", math.inf)
+        assert beta_best(*arms, least=EXTREME).tolist() == best.tolist()
+
+    def test_ten_well_known_arms_far_apart(self) -> None:
+        # All ten meet far from their modes: the product of ten tails has a narrow peak.
+        rate = np.linspace(0.05, 0.12, 10)
+        scale = np.sqrt(rate * (1 - rate) / 1e4)
+        for posterior in (
+            BetaPosterior(1 + 1e4 * rate, 1 + 1e4 * (1 - rate)),
+            NormalPosterior(rate, scale),
+            StudentPosterior(rate, scale, np.full(10, 1e4)),
+            GammaPosterior(1 + 1e4 * rate, np.full(10, 1e4)),
+        ):
+            best, finer = probability_best(posterior, EXTREME), probability_best(Finer(posterior), EXTREME)
+            assert best[0] < 1e-80
+            assert best == pytest.approx(finer, rel=1e-4, abs=0)
+
+    def test_many_arms_are_evaluated_in_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rate = np.linspace(0.05, 0.12, 10)
+        posterior = BetaPosterior(1 + 1e4 * rate, 1 + 1e4 * (1 - rate))
+        whole = probability_best(posterior, EXTREME)
+        monkeypatch.setattr("multiarm.domain.probability._BLOCK_ROW_COUNT", 40)
+        assert probability_best(posterior, EXTREME) == pytest.approx(whole, rel=1e-12, abs=0)
+
     @pytest.mark.parametrize("least", [0.0, 1e-301, 1e-16, 1.0, math.nan])
     def test_what_is_least_out_of_range(self, least: float) -> None:
         with pytest.raises(ValueError, match="least must lie between"):

@@ -31,7 +31,7 @@ _DROPS = np.array([1.2, 2.6, 4.3, 6.5, 9.0]) ** 2 / 2
 ORDINARY = 1e-17  # the largest `least`: what those windows can tell from 0
 
 _SURE = 1e-12  # above this they give each probability to a relative 1e-3
-_CLOSE_DROP = 22.0  # an arm whose log-density at the highest mode has fallen no further seldom has less
+_CLOSE_DROP = 30.0  # an arm whose log-density at the highest mode has fallen no further seldom has less
 
 # For smaller probabilities a distribution function must be right relative to itself, not to 1. A polynomial does that
 # as long as the density varies by no more than e^8 within a panel. Beyond the core the panels carry only products,
