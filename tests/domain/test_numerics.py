@@ -40,7 +40,7 @@ def test_any_counts_beside_each_other(policy: AnyPolicy, minimize: bool) -> None
     low, high = max(policy.traits.reward_min, -1e12), min(policy.traits.reward_max, 1e12)
     rng = np.random.default_rng(11)
     situation = Situation(minimize=minimize and policy.traits.can_minimize, other_pulls=1e12, other_pull_count=10**12)
-    for rewards in ([low], [high], [low, high], [0.0, 1e-9, 0.5], [low, 0.3, high]):
+    for rewards in ([low], [high], [low, high], [0.0, 1e-9, 0.5], [low, 0.3, high], [0.0, 5e-324, 1e-310, 0.9]):
         for _ in range(8):
             counts = rng.choice(COUNTS, 6).tolist()
             check(policy, evidence_of(policy, counts, rng.choice(rewards, 6).tolist()), situation)

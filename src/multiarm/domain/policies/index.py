@@ -55,9 +55,9 @@ class IndexPolicy(Policy, frozen=True):
         t = (evidence.pulls + pending).sum(axis=-1, keepdims=True) + situation.other_pulls
         t = np.maximum(t + (self.batch_draws - 1), 1.0)
         unknown = np.isnan(mean)
+        mean = np.where(unknown, 0.0, mean).clip(0.0, 1.0)  # rounding alone can take it further
         if situation.minimize:
-            mean = 1 - mean
-        mean = np.where(unknown, 0.0, mean)
+            mean = np.where(unknown, 0.0, 1 - mean)
         arms = Standing(mean, pooled_variance(evidence, situation), pulls.shape[-1], situation.minimize)
         counted = np.where(unknown, 1.0, pulls) + pending
         untried = unknown & (pending == 0)

@@ -9,6 +9,7 @@ NEWTON_STEPS = 30
 CONVERGED = 1e-13
 ROUNDING = 4e-16
 BELOW_ONE = 1 - 2.0**-53
+NONE = 1e-300  # a mean below it is as good as 0, and nothing can be divided by it
 
 
 class KLUCB(IndexPolicy, frozen=True, tag="kl_ucb"):
@@ -59,7 +60,7 @@ def divergence(p: F64, q: F64) -> F64:
     """kl(p, q) of Bernoulli distributions, for p ≤ q in [0, 1]; +inf for p < q = 1. Exact also where p ≈ q."""
     rise = q - p
     fall = 1 - p
-    of_success = p * np.log1p(rise / np.where(p > 0, p, 1.0))
+    of_success = p * np.log1p(rise / np.where(p > NONE, p, 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         of_failure = np.where(fall > 0, fall * np.log1p(-rise / np.where(fall > 0, fall, 1.0)), 0.0)
     return np.asarray(np.maximum(-of_success - of_failure, 0.0))
@@ -73,7 +74,7 @@ def upper_bound(mean: F64, limit: F64) -> F64:
     mean, limit = np.broadcast_arrays(mean, limit)
     room = 1 - mean
     at_most = room * BELOW_ONE
-    some = np.where(mean > 0, mean, 1.0)
+    some = np.where(mean > NONE, mean, 1.0)
     open_room = np.where(room > 0, room, 1.0)
     entropy = -mean * np.log(some) - room * np.log(open_room)
     rise = np.minimum(limit + np.sqrt(limit * (limit + 2 * mean)), np.sqrt(limit * np.minimum(0.5, 2 * room)))

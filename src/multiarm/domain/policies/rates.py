@@ -13,6 +13,7 @@ from multiarm.domain.policies.thompson import PosteriorPolicy
 from multiarm.domain.posteriors import GammaPosterior, Posterior
 
 EVENTS, EXPOSURE = 3, 4
+NO_EXPOSURE = 1e-280  # as good as none: events over it would be more than a float can tell
 COLUMNS = (*BASE_COLUMNS, "events", "exposure")
 
 
@@ -29,11 +30,11 @@ class RatePolicy(PosteriorPolicy, frozen=True):
     prior: Annotated[RatePrior, Meta(description="Where every arm starts.")] = RatePrior()
 
     def unready(self, evidence: Evidence, situation: Situation) -> Booleans:
-        return np.asarray(self._counts(evidence, situation)[1] <= 0)
+        return np.asarray(self._counts(evidence, situation)[1] <= NO_EXPOSURE)
 
     def rate(self, evidence: Evidence, situation: Situation) -> GammaPosterior:
         events, exposure = self._counts(evidence, situation)
-        return GammaPosterior(events, np.where(exposure > 0, exposure, 1.0))
+        return GammaPosterior(events, np.where(exposure > NO_EXPOSURE, exposure, 1.0))
 
     def _counts(self, evidence: Evidence, situation: Situation) -> tuple[F64, F64]:
         """(events, exposure), float64[..., K] each, with all priors."""
