@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
+from multiarm.domain.policies import AnyPolicy
 from multiarm.settings import load_settings
 from support import RunningServer
 
@@ -134,3 +135,12 @@ def test_the_readme_starts_with_the_two_commands() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
     assert "make serve" in first_screen
     assert "make test" in first_screen
+
+
+def test_the_policies_page_has_a_row_for_each_policy_and_what_each_costs() -> None:
+    page = (ROOT / "docs/policies.md").read_text()
+    costs = page[page.index("<!-- costs: begin -->") :]
+    for kind in get_args(AnyPolicy):
+        name = f"`{kind.__struct_config__.tag}`"
+        assert f"| {name}" in costs, f"what {name} costs: make policy-costs"
+        assert page.count(name) > costs.count(name), f"{name} is not explained"

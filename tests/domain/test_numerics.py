@@ -9,7 +9,7 @@ from all_policies import POLICIES
 from multiarm.domain.evidence import Evidence
 from multiarm.domain.policies import AnyPolicy, Observations, Situation
 
-COUNTS = [0.0, 1e-9, 1.0, 4.0, 5.0, 1e3, 1e8, 1e12]
+COUNTS = [0.0, 1e-199, 1e-9, 1.0, 4.0, 5.0, 1e3, 1e8, 1e12]
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=str)
 
 

@@ -218,7 +218,7 @@ def bounds(tag: str, kind: type[msgspec.Struct], path: tuple[str, ...] = ()) -> 
             found += bounds(tag, inner[0], here)
         elif low or high:
             [least], [most] = low, high
-            said = [f"{least:g}", f"{most:g}"]
+            said = [f"{end:,.0f}" if end == int(end) and end < 1e9 else f"{end:g}" for end in (least, most)]
             found += [Bound(tag, here, least - 1, said), Bound(tag, here, most + 1e7, said)]
     return found
 
@@ -248,9 +248,9 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("parameters", "path", "words"),
         [
-            ({"type": "ucb1", "alpha": "2"}, "policy.alpha", "0 to 1e+06"),
-            ({"type": "ucb1", "alpha": True}, "policy.alpha", "0 to 1e+06"),
-            ({"type": "ucb1", "batch_draws": 1.5}, "policy.batch_draws", "1 to 1e+06"),
+            ({"type": "ucb1", "alpha": "2"}, "policy.alpha", "0 to 1,000,000"),
+            ({"type": "ucb1", "alpha": True}, "policy.alpha", "0 to 1,000,000"),
+            ({"type": "ucb1", "batch_draws": 1.5}, "policy.batch_draws", "1 to 1,000,000"),
             ({"type": "vdbe", "delta": 0}, "policy.delta", "above 0 to 1"),
             ({"type": "thompson_revenue", "model": "normal"}, "policy.model", "clt, hurdle_lognormal"),
             ({"type": "softmax", "decay": {"type": "stepwise"}}, "policy.decay.type", "exponential, inverse, linear"),

@@ -160,7 +160,7 @@ def creation_faults(request: CreateExperiment, payload_limit_bytes: int) -> Iter
 
 def policy_faults(policy: Policy, spec: ExperimentSpec) -> Iterator[InvalidField]:
     """What the rest of an experiment asks for and this policy cannot do."""
-    traits, name = policy.traits, policy.__struct_config__.tag
+    traits, name = policy.traits, policy.name
     if not traits.reward_min <= spec.reward_origin <= traits.reward_max:
         yield InvalidField("reward_origin", f"It lies outside the policy's rewards, {span(policy)}.")
     if spec.goal == "minimize" and not traits.can_minimize:
@@ -181,9 +181,7 @@ def arm_faults(arm: ArmSpec, policy: Policy, payload_limit_bytes: int, path: str
     if arm.prior is None:
         return
     if not policy.traits.takes_prior:
-        yield InvalidField(
-            f"{path}prior", f"{policy.__struct_config__.tag} has no use for an arm's prior; leave it out."
-        )
+        yield InvalidField(f"{path}prior", f"{policy.name} has no use for an arm's prior; leave it out.")
         return
     mean = arm.prior.mean_reward
     if not (isfinite(mean) and policy.traits.reward_min <= mean <= policy.traits.reward_max):

@@ -203,13 +203,18 @@ def allowed(type_: Any) -> str:
     """What a number may be, or a choice, in words: msgspec says one end of a range, and of a choice nothing."""
     bounds = {name: getattr(meta, name) for meta in metas(type_) for name in BOUNDS if getattr(meta, name) is not None}
     if bounds:
-        low = f"above {bounds['gt']:g}" if "gt" in bounds else f"{bounds['ge']:g}" if "ge" in bounds else ""
-        high = f"below {bounds['lt']:g}" if "lt" in bounds else f"{bounds['le']:g}" if "le" in bounds else ""
+        low = f"above {plain(bounds['gt'])}" if "gt" in bounds else plain(bounds["ge"]) if "ge" in bounds else ""
+        high = f"below {plain(bounds['lt'])}" if "lt" in bounds else plain(bounds["le"]) if "le" in bounds else ""
         return f"{low or 'any'} to {high}" if high else f"{low} or more"
     choices = [
         str(choice) for option in flattened(type_) if get_origin(option) is Literal for choice in get_args(option)
     ]
     return f"one of {', '.join(choices)}" if choices else ""
+
+
+def plain(number: float) -> str:
+    """1,000,000 and not 1e+06; what is larger by far, or small, as ever."""
+    return f"{number:,.0f}" if number == int(number) and abs(number) < 1e9 else f"{number:g}"
 
 
 def metas(type_: Any) -> Iterator[msgspec.Meta]:

@@ -68,15 +68,18 @@ def table_if_equal(answer: Answer) -> Table:
     )
     table.add_column("way", min_width=14)
     table.add_column("error guaranteed", min_width=14)
-    table.add_column("false winner", justify="right")
-    table.add_column("days, half", justify="right")
+    for heading in ("days, half", "days, 90 %", "visitors, half", "wrong: false winner", "no winner"):
+        table.add_column(heading, justify="right")
     for way in answer.ways:
         numbers = if_equal(way)
         table.add_row(
             way.name,
             guarantee(way),
-            share(numbers.any_winner),
             days(numbers.median_visitors, plan),
+            days(numbers.late_visitors, plan),
+            count(numbers.median_visitors),
+            share(numbers.any_winner),
+            share(numbers.no_winner),
             style="" if way.guaranteed else WARNING_STYLE,
         )
     return table

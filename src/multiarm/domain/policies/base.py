@@ -96,6 +96,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def traits(self) -> Traits:
         return self.own_traits
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return str(self.__struct_config__.tag)
+
     def check_reward(self, reward: float) -> None:
         """Raise InvalidReward unless `reward` lies in the policy's range (nan never does)."""
         traits = self.own_traits

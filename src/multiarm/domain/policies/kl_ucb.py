@@ -9,6 +9,7 @@ NEWTON_STEPS = 30
 CONVERGED = 1e-13
 ROUNDING = 4e-16
 BELOW_ONE = 1 - 2.0**-53
+FARTHEST = 1e6  # a divergence that only 1 is as far as
 NONE = 1e-300  # a mean below it is as good as 0, and nothing can be divided by it
 
 
@@ -71,7 +72,7 @@ def upper_bound(mean: F64, limit: F64) -> F64:
 
     Newton's method on a convex function from above: each of the bounds that it starts from is one of kl from below.
     """
-    mean, limit = np.broadcast_arrays(mean, limit)
+    mean, limit = np.broadcast_arrays(mean, np.minimum(limit, FARTHEST))
     room = 1 - mean
     at_most = room * BELOW_ONE
     some = np.where(mean > NONE, mean, 1.0)

@@ -49,6 +49,10 @@ class ThompsonRevenue(PosteriorPolicy, frozen=True, tag="thompson_revenue"):
     def traits(self) -> Traits:
         return HURDLE if self.model == "hurdle_lognormal" else CLT
 
+    @property
+    def name(self) -> str:
+        return f"thompson_revenue with model {self.model}"
+
     def check_reward(self, reward: float) -> None:
         super().check_reward(reward)
         if reward < 0 and self.model == "hurdle_lognormal":

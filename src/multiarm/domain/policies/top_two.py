@@ -44,6 +44,10 @@ class TopTwo(Policy, frozen=True, tag="top_two"):
     def traits(self) -> Traits:
         return self.model.traits
 
+    @property
+    def name(self) -> str:
+        return f"top_two of {self.model.name}"
+
     def check_reward(self, reward: float) -> None:
         self.model.check_reward(reward)
 
