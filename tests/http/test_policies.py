@@ -218,7 +218,7 @@ def bounds(tag: str, kind: type[msgspec.Struct], path: tuple[str, ...] = ()) -> 
             found += bounds(tag, inner[0], here)
         elif low or high:
             [least], [most] = low, high
-            said = [f"{end:,.0f}" if end == int(end) and end < 1e9 else f"{end:g}" for end in (least, most)]
+            said = [f"{end:,.0f}" if end == int(end) and abs(end) < 1e9 else f"{end:g}" for end in (least, most)]
             found += [Bound(tag, here, least - 1, said), Bound(tag, here, most + 1e7, said)]
     return found
 
