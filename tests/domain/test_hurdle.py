@@ -1,7 +1,6 @@
 """The hurdle log-normal posterior: against integrals taken another way, against chance, and where it is extreme."""
 
 import sys
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -334,22 +333,3 @@ def test_limit_and_shapes_refused() -> None:
         posterior([FEW], 0.0)
     with pytest.raises(ValueError, match="one shape"):
         HurdlePosterior(np.ones(2), np.ones(3), np.ones(2), np.ones(2), 4.0)
-
-
-def test_timings() -> None:
-    """Printed only: `pytest -s -k timings`."""
-    arms = [(1000.0, 5.0 + 10 * k, 5.0 + 10 * k, 3.0, (5.0 + 10 * k) * (0.3 + k / 10)) for k in range(10)]
-    cold: list[float] = []
-    warm: list[float] = []
-    for _ in range(5):
-        tabulate.cache_clear()
-        for times in (cold, warm):
-            begin = time.perf_counter()
-            probability_best(posterior(arms))
-            times.append(time.perf_counter() - begin)
-    family = posterior([FEW, SOME, WIDE, MANY] * 5000)
-    begin = time.perf_counter()
-    family.sample(np.random.default_rng(0))
-    each = (time.perf_counter() - begin) / 20_000
-    sys.stdout.write(f"P(best) of 10 arms: {1e3 * min(cold):.1f} ms cold, {1e3 * min(warm):.1f} ms warm\n")
-    sys.stdout.write(f"sample: {1e6 * each:.2f} µs an arm\n")
