@@ -242,7 +242,7 @@ class TestTopTwo:
             np.stack([np.full(3, pulls), pulls * means, pulls * means], axis=-1), np.zeros(3), np.full(3, 2000)
         )
         share = TopTwo().allocate(evidence)
-        best = TopTwo().model.among_ready(evidence, Situation(), 1e-300)
+        best, _ = TopTwo().model.among_ready(evidence, Situation(), 1e-300)
         assert best[1] < 1e-30
         assert share[0] == pytest.approx(0.5, abs=1e-9)
         assert share[1] / share[2] == pytest.approx(best[1] / best[2], rel=1e-9)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from multiarm.domain.evidence import F64, Evidence
-from multiarm.domain.probability import NormalPosterior, probability_best
+from multiarm.domain.posteriors import NormalPosterior
+from multiarm.domain.probability import probability_best
 
 CONFIDENCE = 0.95
 

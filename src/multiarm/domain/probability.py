@@ -18,10 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.polynomial import legendre
 
-from multiarm.domain.posterior_base import Density, Floats, Indices, Posterior
-from multiarm.domain.posteriors import BetaPosterior, NormalPosterior
-
-__all__ = ["EXTREME", "ORDINARY", "BetaPosterior", "NormalPosterior", "Posterior", "probability_best"]
+from multiarm.domain.posterior_base import Density, Floats, Indices
 
 _NODE_COUNT = 16
 

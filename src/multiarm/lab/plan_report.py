@@ -36,8 +36,6 @@ def table_if_better(answer: Answer) -> Table:
     plan = answer.plan
     title = f"If one arm is better: {percent(plan.better_rate)} instead of {percent(plan.base_rate)}"
     table = empty_table(f"{title} (+{percent(plan.lift)})", caption(plan, KEY))
-    table.add_column("way", min_width=14)
-    table.add_column("error guaranteed", min_width=14)
     for heading in ("days,\nhalf", "days,\n90 %", "visitors,\nhalf", "wrong", "no\nwinner"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("shown\nworse", "lost by\nverdict", f"lost in\n{plan.horizon_days:g} days"):
@@ -45,13 +43,7 @@ def table_if_better(answer: Answer) -> Table:
     for way in answer.ways:
         numbers = if_better(answer, way)
         table.add_row(
-            way.name,
-            guarantee(way),
-            days(numbers.median_visitors, plan),
-            days(numbers.late_visitors, plan),
-            count(numbers.median_visitors),
-            share(numbers.wrong),
-            share(numbers.no_winner),
+            *verdict(way, numbers, numbers.wrong, plan),
             f"{numbers.worse_until_end:,.0f}",
             f"{numbers.lost_until_end:,.0f}",
             f"{numbers.lost_until_horizon:,.0f}",
@@ -66,27 +58,35 @@ def table_if_equal(answer: Answer) -> Table:
         f"If all arms are equal: {percent(plan.base_rate)} each (A/A)",
         caption(plan, "Every winner is a false one. No conversions are lost: there is no worse arm."),
     )
-    table.add_column("way", min_width=14)
-    table.add_column("error guaranteed", min_width=14)
     for heading in ("days, half", "days, 90 %", "visitors, half", "wrong: false winner", "no winner"):
         table.add_column(heading, justify="right")
     for way in answer.ways:
         numbers = if_equal(way)
         table.add_row(
-            way.name,
-            guarantee(way),
-            days(numbers.median_visitors, plan),
-            days(numbers.late_visitors, plan),
-            count(numbers.median_visitors),
-            share(numbers.any_winner),
-            share(numbers.no_winner),
+            *verdict(way, numbers, numbers.any_winner, plan),
             style="" if way.guaranteed else WARNING_STYLE,
         )
     return table
 
 
 def empty_table(title: str, below: str) -> Table:
-    return Table(title=title, caption=below, box=HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, caption=below, box=HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("way", min_width=14)
+    table.add_column("error guaranteed", min_width=14)
+    return table
+
+
+def verdict(way: Way, numbers: Summary, wrong: float, plan: Plan) -> tuple[str, ...]:
+    """What both tables say of a way: its guarantee, when it ends, and how often wrongly or not at all."""
+    return (
+        way.name,
+        guarantee(way),
+        days(numbers.median_visitors, plan),
+        days(numbers.late_visitors, plan),
+        count(numbers.median_visitors),
+        share(wrong),
+        share(numbers.no_winner),
+    )
 
 
 def guarantee(way: Way) -> str:

@@ -11,6 +11,7 @@ from multiarm.domain.evidence import BASE_COLUMNS, F64, I64, Evidence
 from multiarm.domain.inference import normal_probability_best, student_t_interval
 
 REWARD_LIMIT = 1e12
+NOISE = 1e-14  # of Σr²: what rounding leaves of a variance that is none
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
@@ -190,6 +191,29 @@ def pooled_mean(evidence: Evidence, situation: Situation) -> tuple[F64, F64]:
     """(pulls, mean reward), float64[..., K] each, pseudo-counts included; nan where there is neither."""
     pulls, reward = pooled(evidence, situation)
     return pulls, reward / np.where(pulls > 0, pulls, np.nan)
+
+
+def moments(evidence: Evidence, situation: Situation, variance: float | F64) -> tuple[F64, F64, F64]:
+    """(pulls, mean, Σ(r − mean)²), float64[..., K] each, about the origin, the arms' own priors included.
+
+    variance: of the rewards that the priors imagine.
+    """
+    pulls, mean, squares = own_moments(evidence)
+    if situation.prior is None:
+        return pulls, mean, squares
+    imagined = situation.prior.pulls
+    total = pulls + imagined
+    share = imagined / np.where(total > 0, total, 1.0)
+    gap = (situation.prior.mean_reward - evidence.origin) - mean
+    return total, mean + share * gap, squares + imagined * variance + pulls * share * gap * gap
+
+
+def own_moments(evidence: Evidence) -> tuple[F64, F64, F64]:
+    """The same of the rewards alone; what rounding makes of a variance that is none is 0."""
+    pulls, deviation, raw = evidence.sums[..., 0], evidence.sums[..., 1], evidence.sums[..., 2]
+    mean = deviation / np.where(pulls > 0, pulls, 1.0)
+    squares = raw - deviation * mean
+    return pulls, mean, np.where(squares > NOISE * raw, squares, 0.0)
 
 
 def lifetime(evidence: Evidence, situation: Situation) -> I64:

@@ -127,7 +127,7 @@ def sums(evidence: Evidence, situation: Situation) -> F64:
 
 
 def learning_rate(evidence: Evidence, situation: Situation) -> F64:
-    """√(ln K / (K t)), float64[..., 1]; of a single arm 1, for which it does not matter."""
+    """√(ln K / (K t)), float64[..., 1]; of a single arm all but 0, for which it does not matter."""
     count = evidence.pulls.shape[-1]
     t = np.maximum(lifetime(evidence, situation), 1)[..., None]
     return np.asarray(np.sqrt(max(np.log(count), 1e-9) / (count * t)))

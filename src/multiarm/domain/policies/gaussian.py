@@ -7,14 +7,13 @@ import numpy as np
 from msgspec import Meta
 
 from multiarm.domain.evidence import F64, Evidence
-from multiarm.domain.policies.base import NOTHING_ELSE, REWARD_LIMIT, Situation
+from multiarm.domain.policies.base import REWARD_LIMIT, Situation, moments, own_moments
 from multiarm.domain.policies.epsilon_greedy import Booleans
 from multiarm.domain.policies.thompson import PosteriorPolicy
 from multiarm.domain.posteriors import NormalPosterior, Posterior, StudentPosterior
 
 LEAST_PULLS = 5  # 3 − ⌊2a⌋ with a = −1: from there on the posterior of the scale-free prior is proper
 LOST_FREEDOM = 3  # its degrees of freedom are n + 2a − 1 = n − 3
-NOISE = 1e-14  # of Σr²: what rounding leaves of a variance that is none
 
 Mean = Annotated[float, Meta(ge=-REWARD_LIMIT, le=REWARD_LIMIT, description="Expected mean of an arm.")]
 Deviation = Annotated[float, Meta(ge=1e-12, le=REWARD_LIMIT)]
@@ -54,15 +53,14 @@ class ThompsonGaussian(PosteriorPolicy, frozen=True, tag="thompson_gaussian"):
 
     prior: Annotated[GaussianPrior | None, Meta(description="Where every arm starts; null: no unit is assumed.")] = None
 
-    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
-        posterior = student_posterior(evidence, situation, self.prior)
-        return posterior.mirrored() if situation.minimize else posterior
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
+        return student_posterior(evidence, situation, self.prior)
 
     def unready(self, evidence: Evidence, situation: Situation) -> Booleans:
         return too_few(evidence, situation, self.prior)
 
     def credible(self, evidence: Evidence, situation: Situation) -> F64:
-        return evidence.origin + student_posterior(evidence, situation, self.prior).interval()
+        return evidence.origin + super().credible(evidence, situation)
 
 
 class ThompsonGaussianKnownSd(PosteriorPolicy, frozen=True, tag="thompson_gaussian_known_sd"):
@@ -80,9 +78,13 @@ class ThompsonGaussianKnownSd(PosteriorPolicy, frozen=True, tag="thompson_gaussi
     sd: Annotated[Deviation, Meta(description="Standard deviation of a single reward.")] = 1.0
     prior: Annotated[MeanPrior | None, Meta(description="Where every arm starts; null: flat.")] = None
 
-    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
-        posterior = self._posterior(evidence, situation)
-        return posterior.mirrored() if situation.minimize else posterior
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
+        pulls, mean, _ = moments(evidence, situation, 0.0)
+        if self.prior is not None:
+            worth = (self.sd / self.prior.sd) ** 2
+            mean = (pulls * mean + worth * (self.prior.mean - evidence.origin)) / (pulls + worth)
+            pulls = pulls + worth
+        return NormalPosterior(mean, self.sd / np.sqrt(np.where(pulls > 0, pulls, 1.0)))
 
     def unready(self, evidence: Evidence, situation: Situation) -> Booleans:
         if self.prior is not None:
@@ -90,15 +92,7 @@ class ThompsonGaussianKnownSd(PosteriorPolicy, frozen=True, tag="thompson_gaussi
         return np.asarray(moments(evidence, situation, 0.0)[0] <= 0)
 
     def credible(self, evidence: Evidence, situation: Situation) -> F64:
-        return evidence.origin + self._posterior(evidence, situation).interval()
-
-    def _posterior(self, evidence: Evidence, situation: Situation) -> NormalPosterior:
-        pulls, mean, _ = moments(evidence, situation, 0.0)
-        if self.prior is not None:
-            worth = (self.sd / self.prior.sd) ** 2
-            mean = (pulls * mean + worth * (self.prior.mean - evidence.origin)) / (pulls + worth)
-            pulls = pulls + worth
-        return NormalPosterior(mean, self.sd / np.sqrt(np.where(pulls > 0, pulls, 1.0)))
+        return evidence.origin + super().credible(evidence, situation)
 
 
 def too_few(evidence: Evidence, situation: Situation, prior: GaussianPrior | None) -> Booleans:
@@ -123,29 +117,6 @@ def student_posterior(evidence: Evidence, situation: Situation, prior: GaussianP
     freedom = pulls - LOST_FREEDOM
     squares = np.where(unready | (squares <= 0), variance * freedom, squares)
     return StudentPosterior(mean, np.sqrt(squares / freedom / pulls), freedom)
-
-
-def moments(evidence: Evidence, situation: Situation, variance: float | F64) -> tuple[F64, F64, F64]:
-    """(pulls, mean, Σ(r − mean)²), float64[..., K] each, about the origin, the arms' own priors included.
-
-    variance: of the rewards that the priors imagine.
-    """
-    pulls, mean, squares = own_moments(evidence)
-    if situation.prior is None:
-        return pulls, mean, squares
-    imagined = situation.prior.pulls
-    total = pulls + imagined
-    share = imagined / np.where(total > 0, total, 1.0)
-    gap = (situation.prior.mean_reward - evidence.origin) - mean
-    return total, mean + share * gap, squares + imagined * variance + pulls * share * gap * gap
-
-
-def own_moments(evidence: Evidence) -> tuple[F64, F64, F64]:
-    """The same of the rewards alone; what rounding makes of a variance that is none is 0."""
-    pulls, deviation, raw = evidence.sums[..., 0], evidence.sums[..., 1], evidence.sums[..., 2]
-    mean = deviation / np.where(pulls > 0, pulls, 1.0)
-    squares = raw - deviation * mean
-    return pulls, mean, np.where(squares > NOISE * raw, squares, 0.0)
 
 
 def common_variance(evidence: Evidence) -> F64:

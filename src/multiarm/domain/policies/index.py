@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from multiarm.domain.evidence import F64, Evidence
-from multiarm.domain.policies.base import NOTHING_ELSE, Policy, Situation, Traits, pooled_mean
+from multiarm.domain.policies.base import NOTHING_ELSE, Policy, Situation, Traits, moments, pooled_mean
 from multiarm.domain.policies.epsilon_greedy import TIE_TOLERANCE, Booleans, is_best
 from multiarm.domain.policies.softmax import beside_unknown
 
@@ -58,7 +58,9 @@ class IndexPolicy(Policy, frozen=True):
         mean = np.where(unknown, 0.0, mean).clip(0.0, 1.0)  # rounding alone can take it further
         if situation.minimize:
             mean = np.where(unknown, 0.0, 1 - mean)
-        arms = Standing(mean, pooled_variance(evidence, situation), pulls.shape[-1], situation.minimize)
+        squares = moments(evidence, situation, 0.0)[2]
+        variance = squares / np.where(pulls > 0, pulls, 1.0)
+        arms = Standing(mean, variance, pulls.shape[-1], situation.minimize)
         counted = np.where(unknown, 1.0, pulls) + pending
         untried = unknown & (pending == 0)
         first = np.minimum(untried, self.batch_draws / np.maximum(untried.sum(axis=-1, keepdims=True), 1))
@@ -123,15 +125,3 @@ def split_at_level(level: F64, part: F64, left: F64) -> tuple[F64, F64]:
     near = np.abs(np.where(np.isfinite(level), level, np.inf) - bounded) <= TIE_TOLERANCE * np.abs(bounded)
     tied = (level == reached) | (near & np.isfinite(reached))
     return (part * ((level > reached) & ~tied)).sum(axis=-1), (part * tied).sum(axis=-1)
-
-
-def pooled_variance(evidence: Evidence, situation: Situation) -> F64:
-    """Σ(r − mean)² / pulls, float64[..., K], pseudo-counts included; 0 where nothing is known."""
-    pulls, deviation, squares = evidence.sums[..., 0], evidence.sums[..., 1], evidence.sums[..., 2]
-    if situation.prior is not None:
-        imagined = situation.prior.mean_reward - evidence.origin
-        pulls = pulls + situation.prior.pulls
-        deviation = deviation + situation.prior.pulls * imagined
-        squares = squares + situation.prior.pulls * imagined * imagined
-    counted = np.where(pulls > 0, pulls, 1.0)
-    return np.asarray(np.maximum(squares - deviation * deviation / counted, 0.0) / counted)

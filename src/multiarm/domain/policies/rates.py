@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from multiarm.domain.evidence import BASE_COLUMNS, F64, Evidence
-from multiarm.domain.policies.base import NOTHING_ELSE, Observation, Observations, Situation, Traits, with_columns
+from multiarm.domain.policies.base import Observation, Observations, Situation, Traits, with_columns
 from multiarm.domain.policies.epsilon_greedy import Booleans
 from multiarm.domain.policies.thompson import PosteriorPolicy
 from multiarm.domain.posteriors import GammaPosterior, Posterior
@@ -70,16 +70,12 @@ class ThompsonPoisson(RatePolicy, frozen=True, tag="thompson_poisson"):
     def increments(self, observations: Observations) -> F64:
         return with_columns(super().increments(observations), observations.reward, observations.exposure)
 
-    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
-        rate = self.rate(evidence, situation)
-        return rate.mirrored() if situation.minimize else rate
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
+        return self.rate(evidence, situation)
 
     def imagined(self, situation: Situation) -> tuple[float | F64, float | F64]:
         prior = situation.prior
         return (0.0, 0.0) if prior is None else (prior.pulls * prior.mean_reward, prior.pulls)
-
-    def credible(self, evidence: Evidence, situation: Situation) -> F64:
-        return self.rate(evidence, situation).interval()
 
 
 class ThompsonExponential(RatePolicy, frozen=True, tag="thompson_exponential"):
@@ -104,9 +100,8 @@ class ThompsonExponential(RatePolicy, frozen=True, tag="thompson_exponential"):
     def increments(self, observations: Observations) -> F64:
         return with_columns(super().increments(observations), observations.events, observations.reward)
 
-    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
-        rate = self.rate(evidence, situation)
-        return rate if situation.minimize else rate.mirrored()
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
+        return self.rate(evidence, situation).mirrored()
 
     def imagined(self, situation: Situation) -> tuple[float | F64, float | F64]:
         prior = situation.prior

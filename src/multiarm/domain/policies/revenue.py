@@ -8,7 +8,7 @@ from msgspec import Meta, structs
 
 from multiarm.domain.errors import InvalidReward
 from multiarm.domain.evidence import BASE_COLUMNS, F64, Evidence
-from multiarm.domain.policies.base import NOTHING_ELSE, Observation, Observations, Situation, Traits, with_columns
+from multiarm.domain.policies.base import Observation, Observations, Situation, Traits, with_columns
 from multiarm.domain.policies.epsilon_greedy import Booleans
 from multiarm.domain.policies.gaussian import Deviation, GaussianPrior, student_posterior, too_few
 from multiarm.domain.policies.thompson import PosteriorPolicy
@@ -76,11 +76,10 @@ class ThompsonRevenue(PosteriorPolicy, frozen=True, tag="thompson_revenue"):
         logarithm = np.log(np.where(reward > 0, reward, 1.0))
         return with_columns(base, (reward > 0).astype(np.float64), logarithm, logarithm * logarithm)
 
-    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
         if self.model == "hurdle_lognormal":
             return self._hurdle(evidence)
-        posterior = student_posterior(evidence, situation, self.prior)
-        return posterior.mirrored() if situation.minimize else posterior
+        return student_posterior(evidence, situation, self.prior)
 
     def unready(self, evidence: Evidence, situation: Situation) -> Booleans:
         if self.model == "hurdle_lognormal":
@@ -88,9 +87,8 @@ class ThompsonRevenue(PosteriorPolicy, frozen=True, tag="thompson_revenue"):
         return too_few(evidence, situation, self.prior)
 
     def credible(self, evidence: Evidence, situation: Situation) -> F64:
-        if self.model == "hurdle_lognormal":
-            return self._hurdle(evidence).interval()
-        return evidence.origin + student_posterior(evidence, situation, self.prior).interval()
+        interval = super().credible(evidence, situation)
+        return interval if self.model == "hurdle_lognormal" else evidence.origin + interval
 
     def _hurdle(self, evidence: Evidence) -> Posterior:
         from multiarm.domain.hurdle import HurdlePosterior  # here: few experiments need it

@@ -23,9 +23,14 @@ class PosteriorPolicy(Policy, frozen=True):
     until then, however long its rewards take.
     """
 
-    def posterior(self, evidence: Evidence, situation: Situation) -> Posterior:
-        """Of the K arms, the best with the largest value; any proper one for an arm that is not ready."""
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
+        """Of the values of the K arms, rising with them; any proper one for an arm that is not ready."""
         raise NotImplementedError
+
+    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
+        """The same, turned round where the smallest value is the best."""
+        known = self.known(evidence, situation)
+        return known.mirrored() if situation.minimize else known
 
     def unready(self, evidence: Evidence, situation: Situation) -> Booleans:
         """Arms whose posterior is not proper yet, bool[..., K]."""
@@ -33,20 +38,23 @@ class PosteriorPolicy(Policy, frozen=True):
         return np.zeros(evidence.pulls.shape, dtype=np.bool_)
 
     def allocate(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> F64:
-        return beside_unknown(self.among_ready(evidence, situation), self.unready(evidence, situation))
+        return beside_unknown(*self.among_ready(evidence, situation))
 
-    def among_ready(self, evidence: Evidence, situation: Situation, least: float = ORDINARY) -> F64:
-        """P(best) among the arms that are ready, float64[..., K]; 0 for the others. least: see probability_best."""
+    def among_ready(self, evidence: Evidence, situation: Situation, least: float = ORDINARY) -> tuple[F64, Booleans]:
+        """P(best) among the arms that are ready, float64[..., K], 0 for the others; and which these are.
+
+        least: see probability_best.
+        """
         posterior, unready = self.posterior(evidence, situation), self.unready(evidence, situation)
         if not unready.any():
-            return probability_best(posterior, least)
+            return probability_best(posterior, least), unready
         best = np.zeros(unready.shape)
         for index in np.ndindex(unready.shape[:-1]):
             ready = np.flatnonzero(~unready[index])
             if len(ready):
                 arms = posterior[index] if index else posterior
                 best[(*index, ready)] = probability_best(arms[ready], least)
-        return best
+        return best, unready
 
     def sample(self, evidence: Evidence, rng: np.random.Generator, situation: Situation = NOTHING_ELSE) -> I64:
         """A value an arm from its posterior, and the arm with the largest."""
@@ -72,7 +80,7 @@ class PosteriorPolicy(Policy, frozen=True):
 
     def credible(self, evidence: Evidence, situation: Situation) -> F64:
         """The interval of each arm's mean, float64[..., K, 2], whether it is ready or not."""
-        raise NotImplementedError
+        return self.known(evidence, situation).interval()
 
     def expected_cost_s(self, arm_count: int) -> float:
         return 2e-4 + 4.5e-5 * arm_count
@@ -103,14 +111,7 @@ class Thompson(PosteriorPolicy, frozen=True, tag="thompson"):
 
     prior: Annotated[BetaPrior, Meta(description="Where every arm starts.")] = BetaPrior()
 
-    def posterior(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> Posterior:
-        posterior = self._posterior(evidence, situation)
-        return posterior.mirrored() if situation.minimize else posterior
-
-    def credible(self, evidence: Evidence, situation: Situation) -> F64:
-        return self._posterior(evidence, situation).interval()
-
-    def _posterior(self, evidence: Evidence, situation: Situation) -> BetaPosterior:
+    def known(self, evidence: Evidence, situation: Situation) -> Posterior:
         pulls, reward = pooled(evidence, situation)
         failures = np.maximum(pulls - reward, 0.0)  # rounding alone can take it below zero
         return BetaPosterior(self.prior.alpha + np.maximum(reward, 0.0), self.prior.beta + failures)

@@ -58,8 +58,7 @@ class TopTwo(Policy, frozen=True, tag="top_two"):
         return self.model.increments(observations)
 
     def allocate(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> F64:
-        best = self.model.among_ready(evidence, situation, EXTREME)
-        unready = self.model.unready(evidence, situation)
+        best, unready = self.model.among_ready(evidence, situation, EXTREME)
         return beside_unknown(shared_with_challengers(best, ~unready, self.beta), unready)
 
     def sample(self, evidence: Evidence, rng: np.random.Generator, situation: Situation = NOTHING_ELSE) -> I64:
@@ -76,8 +75,8 @@ class TopTwo(Policy, frozen=True, tag="top_two"):
             winner[found] = again[found]
             waiting &= ~found
         if waiting.any():
-            best = self.model.among_ready(evidence.at(waiting), situation, EXTREME)
-            winner[waiting] = choose(challengers(best, ~unready[waiting], leader[waiting]), rng)
+            best, unready_there = self.model.among_ready(evidence.at(waiting), situation, EXTREME)
+            winner[waiting] = choose(challengers(best, ~unready_there, leader[waiting]), rng)
         return among_unready(winner, unready, rng)
 
     def probability_best(self, evidence: Evidence, situation: Situation = NOTHING_ELSE) -> F64 | None:
