@@ -86,12 +86,9 @@ def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            mine = set(active_children()) - others
-            for process in mine:
+            for process in set(active_children()) - others:
                 process.terminate()
-            for process in mine:
-                process.join()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
