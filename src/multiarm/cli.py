@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from multiarm import token_commands
 from multiarm._version import __version__
 from multiarm.domain.errors import StartError
-from multiarm.settings import load_settings
+from multiarm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from multiarm.server import Running
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(token_commands.app, name="token")
 console = Console()
 errors = Console(stderr=True)
 
@@ -44,15 +46,20 @@ def serve(
         console.print(
             f"multiarm {__version__} answers at {running.url}, with {count}\n"
             f"Data lies in {settings.data_path.resolve()}\n"
-            f"Try  curl -X POST {running.url}/v1/create\n"
-            f"     curl {running.url}/v1/list\n"
-            f"or open {running.url}/docs in a browser; Ctrl-C stops it.",
+            f"{hint(settings, running.url)}; Ctrl-C stops it.",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
 
     server.serve(settings, started)
+
+
+def hint(settings: Settings, url: str) -> str:
+    """What to try first."""
+    if settings.key_sources:
+        return f"Try  curl -H 'Authorization: Bearer …' {url}/v1/list\nwith a token: `multiarm token --help`"
+    return f"Try  curl -X POST {url}/v1/create\n     curl {url}/v1/list\nor open {url}/docs in a browser"
 
 
 @app.command()

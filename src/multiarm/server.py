@@ -12,13 +12,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import sqlalchemy as sa
 import structlog
 import uvicorn
 
+from multiarm.authentication import authentication, require_authentication
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import StartError, Unavailable
 from multiarm.http.app import build_app
@@ -36,6 +37,9 @@ from multiarm.storage import experiments as db
 from multiarm.storage.data_directory import DataDirectory
 from multiarm.storage.engine import create_engine, migrate, sqlite_url, transact
 from multiarm.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from multiarm.auth.verifier import Verifier
 
 log = structlog.get_logger()
 
@@ -121,6 +125,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: None) -> None:
     """Run until SIGTERM or SIGINT. StartError where it cannot start."""
+    require_authentication(settings)
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     allow_many_connections()
@@ -134,15 +139,17 @@ def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: 
 
 async def run_server(settings: Settings, listener: socket.socket, on_started: Callable[[Running], None]) -> None:
     deadline = Deadline(settings.shutdown_timeout_s)
-    async with actors(settings, deadline) as (supervisor, accountant, store):
+    async with actors(settings, deadline) as (supervisor, accountant, store, verifier):
 
         def not_ready() -> str | None:
             if deadline.started:
                 return "The server is shutting down."
             return None if store.available else "The database does not answer."
 
-        gate = build_app(supervisor, accountant, settings, not_ready)
+        gate = build_app(supervisor, accountant, settings, not_ready, verifier)
         lane = ExpressLane(gate) if settings.express_lane else None
+        if lane is not None and verifier is not None:
+            verifier.when_forgotten = lane.heads.forget
         server = Server(server_config(gate, lane, settings), deadline, lane)
         gc.collect()
         gc.freeze()
@@ -154,7 +161,9 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
 
 
 @contextlib.asynccontextmanager
-async def actors(settings: Settings, deadline: Deadline) -> AsyncIterator[tuple[Supervisor, Accountant, StateStore]]:
+async def actors(
+    settings: Settings, deadline: Deadline
+) -> AsyncIterator[tuple[Supervisor, Accountant, StateStore, "Verifier | None"]]:
     """Start the actors in order; stop them in reverse, each after it has finished what waits, by the deadline."""
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(DataDirectory(settings.data_path))
@@ -189,7 +198,9 @@ async def actors(settings: Settings, deadline: Deadline) -> AsyncIterator[tuple[
         )
         housekeeping.start()
         stack.push_async_callback(lambda: housekeeping.stop(deadline.left_s(reserve_s=2)))
-        yield supervisor, accountant, store
+        reader = create_engine(sqlite_url(directory.database), timeout_s=settings.database_timeout_s, reads_only=True)
+        verifier = await stack.enter_async_context(authentication(settings, reader))
+        yield supervisor, accountant, store, verifier
 
 
 def open_database(engine: sa.Engine) -> DecisionSigner:

@@ -13,6 +13,14 @@ from multiarm.domain.errors import StartError
 
 PREFIX = "MULTIARM_"
 ENVIRONMENT = "environment variable"
+SECRET = frozenset({"jwt_secret"})
+
+
+LISTS = {
+    "allowed_hosts": "names without port, IPv6 in brackets",
+    "jwt_algorithms": "HS256, RS256, ES256, EdDSA",
+    "jwt_types": "types in lower case",
+}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,10 +35,82 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[Annotated[str, Meta(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)$")], ...],
         Meta(min_length=1, description="Names that `Host` and `Origin` may carry, without port; `*` allows all."),
     ] = ("127.0.0.1", "localhost", "[::1]")
+    allow_anonymous: Annotated[
+        bool,
+        Meta(description="Listen elsewhere than on loopback without authentication: anyone may do anything."),
+    ] = False
     log_format: Annotated[Literal["human", "json"], Meta(description="Form of the log lines.")] = "human"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least level that is logged.")
     ] = "info"
+
+    jwt_secret: Annotated[
+        str, Meta(description="Shared secret of 32 bytes or more that signs tokens (HS256); turns authentication on.")
+    ] = ""
+    jwt_public_key_file: Annotated[
+        str, Meta(description="PEM file of the public key that verifies tokens (RS256, ES256, EdDSA); turns it on.")
+    ] = ""
+    jwt_jwks: Annotated[
+        str, Meta(description="File or https URL of a JWK set whose keys verify tokens, by their `kid`; turns it on.")
+    ] = ""
+    jwt_algorithms: Annotated[
+        tuple[Literal["HS256", "RS256", "ES256", "EdDSA"], ...],
+        Meta(description="Algorithms that tokens may use, each with keys of its kind only; none named: all of them."),
+    ] = ()
+    jwt_issuer: Annotated[str, Meta(min_length=1, description="What a token's `iss` must be.")] = "multiarm"
+    jwt_audience: Annotated[str, Meta(min_length=1, description="What must be among a token's `aud`.")] = "multiarm"
+    jwt_types: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[a-z0-9+.-]+$")], ...],
+        Meta(min_length=1, description="What a token's `typ` may be, in lower case and without `application/`."),
+    ] = ("at+jwt", "jwt")
+    jwt_leeway_s: Annotated[
+        float, Meta(ge=0, le=300, description="How far clocks may differ where a token's times are checked.")
+    ] = 10.0
+    jwt_lifetime_limit_days: Annotated[
+        float, Meta(gt=0, le=3660, description="Longest time from a token's `iat` to its `exp`.")
+    ] = 366.0
+    jwt_refresh_interval_s: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="Time between two readings of the file or URL with the keys.")
+    ] = 300.0
+    jwt_refresh_backoff_s: Annotated[
+        float,
+        Meta(ge=0.1, le=3600, description="Least time between readings that tokens with a new `kid` ask for."),
+    ] = 10.0
+    jwt_keys_lifetime_s: Annotated[
+        float, Meta(ge=1, le=1e8, description="How long keys are believed that cannot be read again.")
+    ] = 86_400.0
+    jwt_fetch_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=5, description="Longest time to fetch the keys from a URL.")
+    ] = 5.0
+    jwt_jwks_limit_bytes: Annotated[int, Meta(ge=1024, le=1 << 24, description="Largest file or answer with keys.")] = (
+        1 << 20
+    )
+    revocation_interval_s: Annotated[
+        float, Meta(ge=0.05, le=0.9, description="Time between two looks for tokens that were revoked.")
+    ] = 0.25
+    revocation_limit: Annotated[int, Meta(ge=1, le=1_000_000, description="Most revocations that are kept.")] = 100_000
+    open_documentation: Annotated[
+        bool, Meta(description="Show /docs and the OpenAPI document to those without a token too.")
+    ] = False
+
+    token_limit_bytes: Annotated[int, Meta(ge=256, le=1 << 16, description="Largest token; larger ones get 401.")] = (
+        4096
+    )
+    token_cache_limit_tokens: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Most verified tokens that are remembered.")
+    ] = 10_000
+    token_rate_limit_per_s: Annotated[
+        float, Meta(ge=0.01, le=1e9, description="Requests a second that one token may send; more get 429.")
+    ] = 100_000.0
+    token_burst_limit_requests: Annotated[
+        int, Meta(ge=1, le=1_000_000_000, description="Requests that it may send at once, after a pause.")
+    ] = 10_000
+    refusal_rate_limit_per_s: Annotated[
+        float, Meta(gt=0, le=1e6, description="Answers 401 and 429 a second; beyond, each waits for its turn.")
+    ] = 100.0
+    refusal_delay_limit_s: Annotated[float, Meta(ge=0, le=5, description="Longest time that such an answer waits.")] = (
+        5.0
+    )
 
     express_lane: Annotated[
         bool, Meta(description="Answer draws and rewards straight from the parser; the answers are the same without.")
@@ -41,6 +121,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     head_cache_limit_bytes: Annotated[
         int, Meta(ge=0, le=1 << 30, description="Most bytes of heads that it remembers.")
     ] = 8 << 20
+    head_cache_subject_limit_heads: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Most of them that one token's subject may fill.")
+    ] = 4_096
+    connection_limit: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Most connections at a time; more get 503.")
+    ] = 20_000
+    address_connection_limit: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Most of them from one address (of IPv6: a /64); more get 503."),
+    ] = 16_000
+    request_limit: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Most requests in the application at a time; more get 503."),
+    ] = 1_000
     head_limit_bytes: Annotated[
         int, Meta(ge=1024, le=1 << 20, description="Largest head of a request; larger ones get 431.")
     ] = 16 << 10
@@ -60,6 +154,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_limit_bytes: Annotated[
         int, Meta(ge=1024, le=1 << 30, description="Largest request body; larger ones get 413.")
     ] = 8 << 20
+    bodies_limit_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 36, description="Most bytes of large bodies (over 64 KiB) at a time; more get 503.")
+    ] = 64 << 20
     batch_limit_updates: Annotated[int, Meta(ge=1, le=10_000, description="Most updates in one batch.")] = 10_000
     payload_limit_bytes: Annotated[int, Meta(ge=2, le=1 << 20, description="Largest payload of an arm, as JSON.")] = (
         8192
@@ -126,6 +223,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8.0
 
     @property
+    def key_sources(self) -> list[str]:
+        """The settings that say which keys sign tokens; with one of them there is authentication."""
+        return [name for name in ("jwt_secret", "jwt_public_key_file", "jwt_jwks") if getattr(self, name)]
+
+    @property
     def data_path(self) -> Path:
         return Path(self.data_dir)
 
@@ -145,7 +247,7 @@ def load_settings(
 ) -> Settings:
     """Settings from all sources; flags that are None were not given.
 
-    Raises StartError that names the setting, where it came from and what is allowed.
+    Raises StartError that names the setting, where it came from and what is allowed, but never a secret.
     """
     known = {field.name: field for field in msgspec.structs.fields(Settings)}
     values: dict[str, object] = {}
@@ -155,9 +257,8 @@ def load_settings(
         try:
             values[name] = msgspec.convert(value, known[name].type, strict=not source.startswith(ENVIRONMENT))
         except msgspec.ValidationError:
-            raise StartError(
-                f"{source}: {name} = {value!r} is not allowed; it must be {allowed(known[name])}."
-            ) from None
+            shown = "…" if name in SECRET else repr(value)
+            raise StartError(f"{source}: {name} = {shown} is not allowed; it must be {allowed(known[name])}.") from None
     return msgspec.convert(values, Settings)
 
 
@@ -171,11 +272,15 @@ def sources(
     for variable, text in environment.items():
         if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower()
-            value = [word.strip() for word in text.split(",")] if name == "allowed_hosts" else text
+            value = words(text) if name in LISTS else text
             yield f"{ENVIRONMENT} {variable}", name, value
     for name, flag in flags.items():
         if flag is not None:
             yield f"flag --{name.replace('_', '-')}", name, flag
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")] if text else []
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -219,5 +324,5 @@ def allowed(field: msgspec.structs.FieldInfo) -> str:
         low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}"
         return f"{kind} {low} to {meta.le:,}"
     if get_origin(base) is tuple:
-        return "a list of names without port, IPv6 in brackets (in the environment separated by commas)"
+        return f"a list of {LISTS[field.name]} (in the environment separated by commas)"
     return " or ".join(repr(choice) for choice in base.__args__)

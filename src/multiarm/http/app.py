@@ -20,7 +20,7 @@ GET     /docs | /docs/openapi.json                   a page to try it, and the d
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
 from litestar.exceptions import HTTPException
@@ -29,11 +29,15 @@ from multiarm.domain.errors import MultiarmError
 from multiarm.http import problems
 from multiarm.http.endpoints import Services
 from multiarm.http.gate import Gate
+from multiarm.http.limits import Amount
 from multiarm.http.openapi import asset, openapi_config
 from multiarm.http.routes import HANDLERS
 from multiarm.service.accountant import Accountant
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
+
+if TYPE_CHECKING:
+    from multiarm.auth.verifier import Verifier
 
 
 def build_app(
@@ -41,8 +45,12 @@ def build_app(
     accountant: Accountant,
     settings: Settings,
     not_ready: Callable[[], str | None] = lambda: None,
+    verifier: "Verifier | None" = None,
 ) -> Gate:
-    """The ASGI application, its gate in front. not_ready: why it should get no traffic just now, or None."""
+    """The ASGI application, its gate in front.
+
+    not_ready: why it should get no traffic just now, or None. verifier: of tokens; None: no authentication.
+    """
     exception_handlers: dict[Any, Any] = {
         MultiarmError: problems.on_multiarm_error,
         HTTPException: problems.on_http_exception,
@@ -55,5 +63,5 @@ def build_app(
         request_max_body_size=settings.body_limit_bytes,
         logging_config=None,
     )
-    services = Services(supervisor, settings, not_ready)
-    return Gate(app, services, accountant)
+    bodies = Amount(settings.bodies_limit_bytes, "bodies_limit_bytes")
+    return Gate(app, Services(supervisor, settings, not_ready, bodies), accountant, verifier)

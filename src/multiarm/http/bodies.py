@@ -1,7 +1,7 @@
 """Request bodies: read within the limit, decoded fast; only where that fails walked again to list every fault."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -35,11 +35,17 @@ _batch_decoder = msgspec.json.Decoder(UpdateBatch)
 _any_decoder = msgspec.json.Decoder()
 
 
-async def read_body(raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int) -> bytes:
-    """The body as it came; BodyTooLarge as soon as it is known to pass the limit, UnsupportedMediaType unless JSON."""
+async def read_body(
+    raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, hold: Callable[[int], None]
+) -> bytes:
+    """The body as it came; BodyTooLarge as soon as it is known to pass the limit, UnsupportedMediaType unless JSON.
+
+    hold: is told how large it is known to be, and may refuse that.
+    """
     headers = dict(raw_headers)
     if declared_length(headers) > limit_bytes:
         raise too_large(limit_bytes)
+    hold(declared_length(headers))
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -51,6 +57,7 @@ async def read_body(raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive
         more = message["more_body"]
         if size > limit_bytes:
             raise too_large(limit_bytes)
+        hold(size)
     body = b"".join(parts)
     if body and not is_json(headers):
         raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")

@@ -6,6 +6,7 @@ import uvicorn
 
 from multiarm.http.express import ExpressLane
 from multiarm.http.gate import Gate
+from multiarm.http.limits import Connections
 from multiarm.settings import Settings
 
 LINGER_S = 1.0  # how long a refused client may read why, before the connection goes
@@ -20,6 +21,8 @@ class Config(uvicorn.Config):
         super().__init__(gate, **options)
         self.gate = gate
         self.lane = lane
+        self.bodies = gate.services.bodies
+        self.connections = Connections(settings.connection_limit, settings.address_connection_limit)
         self.head_limit_bytes = settings.head_limit_bytes
         self.timeouts_s: dict[WaitsFor, float] = {
             "idle": settings.keep_alive_timeout_s,

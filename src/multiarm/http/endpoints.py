@@ -14,8 +14,11 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
+from multiarm.auth.bearer import Bearer
+from multiarm.auth.scopes import Verb
 from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.bodies import read_body
+from multiarm.http.limits import LARGE_BODY_BYTES, Amount
 from multiarm.http.openapi import Documentation, operation_name
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
@@ -23,26 +26,37 @@ from multiarm.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What handlers work with. not_ready: why the server should get no traffic just now, or None."""
+    """What handlers work with.
+
+    not_ready: why the server should get no traffic just now, or None. bodies: bytes of large bodies, in all requests.
+    """
 
     supervisor: Supervisor
     settings: Settings
     not_ready: Callable[[], str | None]
+    bodies: Amount
 
 
 class Call:
     """One request, as a handler sees it."""
 
-    __slots__ = ("_receive", "_scope")
+    __slots__ = ("_held_bytes", "_receive", "_scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._scope = scope
         self._receive = receive
+        self._held_bytes = 0
 
     @property
     def services(self) -> Services:
         services: Services = self._scope["state"]["services"]
         return services
+
+    @property
+    def bearer(self) -> Bearer:
+        """Who sends it."""
+        bearer: Bearer = self._scope["state"]["bearer"]
+        return bearer
 
     @property
     def supervisor(self) -> Supervisor:
@@ -59,27 +73,53 @@ class Call:
         return arm_id
 
     async def body(self) -> bytes:
-        """The body, empty where there is none; BodyTooLarge or UnsupportedMediaType where it is refused unread."""
+        """The body, empty where there is none.
+
+        BodyTooLarge or UnsupportedMediaType where it is refused unread, Overloaded where there are too many large ones.
+        """
         limit_bytes = self.services.settings.body_limit_bytes
-        return await read_body(self._scope["headers"], self._receive_more, limit_bytes)
+        return await read_body(self._scope["headers"], self._receive_more, limit_bytes, self._hold)
 
     async def _receive_more(self) -> Any:
         self._scope["state"][UNREAD] = False
         return await self._receive()
+
+    def _hold(self, size_bytes: int) -> None:
+        """Count a body among the large ones as soon as it is known to be one, until `release`."""
+        more_bytes = size_bytes - self._held_bytes
+        if size_bytes > LARGE_BODY_BYTES and more_bytes > 0:
+            self.services.bodies.take(more_bytes)
+            self._held_bytes = size_bytes
+
+    def release(self) -> None:
+        self.services.bodies.give_back(self._held_bytes)
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
 
 
 class Endpoint:
-    """A handler as an ASGI application."""
+    """A handler as an ASGI application. verb: what a token must allow, on the path's experiment if there is one."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, verb: Verb | None) -> None:
         self._handler = handler
+        self._verb = verb
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._handler(Call(scope, receive))
+        call = Call(scope, receive)
+        if self._verb is not None:
+            self._authorise(call, self._verb, scope["path_params"].get("experiment_id"))
+        try:
+            answer = await self._handler(call)
+        finally:
+            call.release()
         await answer(scope, receive, send)
+
+    def _authorise(self, call: Call, verb: Verb, experiment_id: str | None) -> None:
+        if experiment_id is None:
+            call.bearer.require_somewhere(verb)  # what more it takes, the handler says
+        else:
+            call.bearer.require_on(verb, experiment_id)
 
 
 def endpoint(
@@ -89,7 +129,7 @@ def endpoint(
     methods = [HttpMethod(method), HttpMethod.HEAD] if method == "GET" and head else [HttpMethod(method)]
 
     def decorate(handler: Handler) -> HTTPRouteHandler:
-        application = Endpoint(handler)
+        application = Endpoint(handler, documentation.verb)
 
         async def routed() -> Endpoint:
             return application

@@ -6,13 +6,15 @@ A request is plain, and taken, where it is
     POST /v1/{experiment_id}/update               with a JSON body of stated length within the limit,
     POST /v1/{experiment_id}/update_batch
 
-with an id that could be one, no query string, HTTP/1.1, a connection that stays open, and a `Host` and an `Origin`
-that the gate lets in. Everything else belongs to the application: what needs a conversation (`Expect`, chunked bodies),
-an answer that is rare (wrong methods, types, paths), or a route where a framework's time does not matter.
+with an id that could be one, no query string, HTTP/1.1, a connection that stays open, and a token that allows it (where
+there is no authentication: a `Host` and an `Origin` that the gate lets in). Everything else belongs to the application:
+what needs a conversation (`Expect`, chunked bodies), an answer that is rare (wrong methods, types, paths, tokens), or a
+route where a framework's time does not matter.
 
 The lane decides nothing. What an operation means is in the service, what an answer looks like in `operations` and
-`problems`, which the application uses too; so both doors give the same bytes. What a head means depends on its bytes
-and the settings alone, never on what the server holds, so that nothing the head cache remembers can become untrue.
+`problems`, which the application uses too; so both doors give the same bytes. What a head means depends on its bytes,
+the settings and the tokens that are valid, never on what the server holds. So the head cache is emptied when a token or
+a key is revoked, and a token's expiry and rate are looked at each time; nothing else in it can become untrue.
 """
 
 import asyncio
@@ -26,6 +28,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from multiarm.auth.bearer import ANYONE, Bearer
+from multiarm.auth.scopes import Verb
 from multiarm.domain.errors import MultiarmError
 from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import Decision, Increment
@@ -58,11 +62,15 @@ class Connection(typing.Protocol):
 
 
 class Plain(NamedTuple):
-    """What the head of a plain request means: which operation, on which experiment, with how long a body."""
+    """What the head of a plain request means: which operation, on which experiment, with how long a body, by whom.
+
+    bearer: None where there is no authentication.
+    """
 
     operation: "Operation"
     experiment_id: str
     content_length: int
+    bearer: Bearer | None
 
 
 class Turn(NamedTuple):
@@ -73,10 +81,11 @@ class Turn(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """`serve` takes a request in, for an answer at the end of the turn or later."""
+    """`serve` takes a request in, for an answer at the end of the turn or later. verb: what a token must allow."""
 
     method: str
     route: str
+    verb: Verb
     serve: Callable[[Connection, Plain, bytes, Turn], None]
 
 
@@ -101,16 +110,18 @@ class ExpressLane:
 
     def __init__(self, gate: Gate) -> None:
         settings = gate.services.settings
-        self.heads: HeadCache[Plain] = HeadCache(settings.head_cache_limit_heads, settings.head_cache_limit_bytes)
+        self.heads: HeadCache[Plain] = HeadCache(
+            settings.head_cache_limit_heads, settings.head_cache_limit_bytes, settings.head_cache_subject_limit_heads
+        )
         self._gate = gate
         self._record = gate.record
         self._supervisor = gate.services.supervisor
         self._settings = settings
         template = "/v1/{experiment_id}"
         self._operations = {
-            (b"GET", b"draw"): Operation("GET", f"{template}/draw", self._draw),
-            (b"POST", b"update"): Operation("POST", f"{template}/update", self._update),
-            (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", self._update_batch),
+            (b"GET", b"draw"): Operation("GET", f"{template}/draw", "draw", self._draw),
+            (b"POST", b"update"): Operation("POST", f"{template}/update", "update", self._update),
+            (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", "update", self._update_batch),
         }
         self._waiting: list[tuple[Connection, Plain, bytes]] = []
         self._draws: dict[str, Draws] = {}
@@ -128,13 +139,20 @@ class ExpressLane:
     def judge(self, head: Head) -> Plain | None:
         """What a head means, or None where it is for the application."""
         target = TARGET.fullmatch(head.target)
-        if target is None or head.version != "1.1" or head.expects or self._gate.foreign(head.headers) is not None:
+        if target is None or head.version != "1.1" or head.expects:
             return None
-        experiment_id, verb = target.groups()
-        operation = self._operations.get((head.method, verb))
+        experiment_id, name = target.groups()
+        operation = self._operations.get((head.method, name))
         if operation is None or not (self._has_body(head) if head.method == b"POST" else head.body_length == 0):
             return None
-        return Plain(operation, experiment_id.decode(), head.body_length)
+        try:
+            bearer = self._gate.identify(head.headers)
+        except MultiarmError:  # the application will say so
+            return None
+        if not bearer.scopes.allow(operation.verb, experiment_id.decode()):
+            return None
+        known_bearer = None if bearer is ANYONE else bearer
+        return Plain(operation, experiment_id.decode(), head.body_length, known_bearer)
 
     def _has_body(self, head: Head) -> bool:
         return 0 < head.body_length <= self._settings.body_limit_bytes and is_json(dict(head.headers))
@@ -142,7 +160,7 @@ class ExpressLane:
     def admit(self, head: bytes, meaning: Plain, headers: Sequence[Header]) -> None:
         """Remember a head, unless it is one of a kind: with a request's id, a trace or a cookie in it."""
         if not any(NEVER_TWICE.fullmatch(name) for name, _ in headers):
-            self.heads.admit(head, meaning)
+            self.heads.admit(head, meaning, "" if meaning.bearer is None else meaning.bearer.subject)
 
     def take(self, connection: Connection, plain: Plain, body: bytes) -> None:
         """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as fast."""
@@ -156,7 +174,11 @@ class ExpressLane:
         turn = Turn(self._supervisor.clock(), self._came_at)
         for connection, plain, body in waiting:
             try:
+                if plain.bearer is not None:
+                    plain.bearer.admit(turn.now, turn.came_at)
                 plain.operation.serve(connection, plain, body, turn)
+            except MultiarmError as error:
+                self._refuse(connection, plain, turn, error)
             except Exception:
                 self._fail(connection, plain)
         if self._draws:
@@ -255,6 +277,14 @@ class ExpressLane:
         connection.tasks.add(task)
         task.add_done_callback(connection.tasks.discard)
 
+    def _refuse(self, connection: Connection, plain: Plain, turn: Turn, error: MultiarmError) -> None:
+        """A token has expired, or sends too much; the answer may have to wait."""
+        refusal, delay_s = partial(self._reply, connection, plain, turn, problem(error)), self._gate.delay_s(error)
+        if delay_s:
+            asyncio.get_running_loop().call_later(delay_s, refusal)
+        else:
+            refusal()
+
     def _reply(self, connection: Connection, plain: Plain, turn: Turn, answer: Answer) -> None:
         connection.reply(answer)
         self._note(plain, answer.status, turn)
@@ -289,7 +319,7 @@ class ExpressLane:
 
     def _note(self, plain: Plain, status: int, turn: Turn, count: int = 1) -> None:
         """For the ledger: requests that came and were answered in the same turn took the same time."""
-        method, route, _ = plain.operation
+        method, route = plain.operation.method, plain.operation.route
         duration_s = perf_counter() - turn.came_at
         self._record(turn.now, method, route, status, duration_s, experiment_id=plain.experiment_id, count=count)
 

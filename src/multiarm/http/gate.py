@@ -3,37 +3,50 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from multiarm.domain.errors import ForbiddenOrigin, MultiarmError, NotFound, Stopping
-from multiarm.http.answers import UNREAD, Answer
+from multiarm.auth.bearer import ANYONE, NOBODY, Bearer
+from multiarm.auth.errors import RateLimited, Unauthorized, UnknownKey
+from multiarm.auth.pace import Pace
+from multiarm.domain.errors import MultiarmError, NotFound, Stopping
+from multiarm.http.answers import UNREAD
 from multiarm.http.endpoints import Services
+from multiarm.http.limits import Amount
+from multiarm.http.origins import Origins
 from multiarm.http.problems import problem
 from multiarm.service.accountant import Accountant
 
+if TYPE_CHECKING:
+    from multiarm.auth.verifier import Verifier  # with cryptography, which takes its time
+
 UNMATCHED = "unmatched"
-ADD_IT = "to let one through, add its name to the setting allowed_hosts (MULTIARM_ALLOWED_HOSTS)."
+OPEN = frozenset({b"/v1/ping", b"/health/live", b"/health/ready"})
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
 
 
 class Gate:
-    """Refuses paths that are not canonical, and hosts and origins that are not allowed; records every request.
+    """Asks who it is, refuses paths that are not canonical and what is too much at a time, and records every request.
 
-    Without authentication anyone's web page could otherwise reach a server on loopback, by DNS rebinding or by a
-    cross-site post.
+    verifier: None where there is no authentication; then hosts and origins are looked at instead.
     """
 
-    def __init__(self, app: ASGIApp, services: Services, accountant: Accountant) -> None:
-        allowed_hosts = services.settings.allowed_hosts
+    def __init__(
+        self, app: ASGIApp, services: Services, accountant: Accountant, verifier: "Verifier | None" = None
+    ) -> None:
+        settings = services.settings
         self.app = app
         self.services = services
-        self._any_host = "*" in allowed_hosts
-        self._hosts = frozenset(host.lower().encode() for host in allowed_hosts)
         self.record = accountant.record_requests
         self.clock = services.supervisor.clock
+        self._verifier = verifier
+        self._origins = Origins(settings.allowed_hosts)
+        self._documentation_is_open = settings.open_documentation
+        self._refusals = Pace(settings.refusal_rate_limit_per_s, max(int(settings.refusal_rate_limit_per_s), 1))
+        self._refusal_delay_limit_s = settings.refusal_delay_limit_s
+        self._requests = Amount(settings.request_limit, "request_limit")
         self._templates: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +59,7 @@ class Gate:
         state[UNREAD] = scope["http_version"] == "1.1" and any(name == b"expect" for name, _ in scope["headers"])
         status = 500  # where nothing is answered
         try:
-            await (self._refusal(scope) or self.app)(scope, receive, send)
+            await self._answer(scope, receive, send)
             # what the framework answers by itself, pages and OPTIONS, does not say
             status = state.get("status", 204 if scope["method"] == "OPTIONS" else 200)
         except asyncio.CancelledError:  # uvicorn's, when stopping takes too long
@@ -58,40 +71,52 @@ class Gate:
             experiment_id = scope.get("path_params", {}).get("experiment_id")
             self.record(now, scope["method"], self._route(scope), status, duration_s, experiment_id=experiment_id)
 
-    def _refusal(self, scope: HTTPScope) -> Answer | None:
-        foreign = self.foreign(scope["headers"])
-        if foreign is not None:
-            return problem(foreign)
-        path: bytes = scope["raw_path"]
-        if (
-            b"%" in path
-            or b"//" in path
-            or (b"/." in path and is_dotted(path))
-            or (path.endswith(b"/") and path != b"/")
-        ):
-            return problem(NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding."))
-        return None
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        try:
+            scope["state"]["bearer"] = await self._let_in(scope["raw_path"], scope["headers"])
+            require_canonical(scope["raw_path"])
+            with self._requests.taken(0 if scope["raw_path"] in OPEN else 1):
+                await self.app(scope, receive, send)
+        except MultiarmError as error:
+            await asyncio.sleep(self.delay_s(error))
+            await problem(error)(scope, receive, send)
 
-    def foreign(self, headers: Iterable[tuple[bytes, bytes]]) -> MultiarmError | None:
-        """Why a request with these headers is none of ours, or None."""
-        named = self._any_host  # a second Host does not come this far, nor HTTP/1.1 without one
-        for name, value in headers:
-            if name == b"host":
-                named = True
-                if not self._is_ours(value):
-                    return ForbiddenOrigin(f"The Host header names no host of this server; {ADD_IT}")
-            elif name == b"origin" and not self._is_ours(value.partition(b"://")[2]):
-                return ForbiddenOrigin(f"Requests from other web sites are refused; {ADD_IT}")
-            elif name == b"sec-fetch-site" and value == b"cross-site":
-                return ForbiddenOrigin(
-                    "Requests across sites are refused; send it from a page of this server, or no page."
-                )
-        if not named:
-            return ForbiddenOrigin("A request has a Host header, which names a host of the setting allowed_hosts.")
-        return None
+    async def _let_in(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Bearer:
+        """Who it is; MultiarmError where it may not come in."""
+        if self._verifier is not None and path in OPEN:
+            return NOBODY
+        is_documentation = path == b"/docs" or path.startswith(b"/docs/")
+        if self._verifier is not None and is_documentation and self._documentation_is_open:
+            return NOBODY
+        try:
+            bearer = self.identify(headers)
+        except UnknownKey:
+            if self._verifier is None or not await self._verifier.keys.refresh():
+                raise
+            bearer = self.identify(headers)
+        bearer.admit(self.clock(), time.perf_counter())
+        if is_documentation or path == b"/metrics":
+            bearer.require_somewhere("read")
+        return bearer
 
-    def _is_ours(self, authority: bytes) -> bool:
-        return self._any_host or without_port(authority) in self._hosts
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Bearer:
+        """Whose token is in these headers; MultiarmError where there is none that is valid, or the host is foreign."""
+        if self._verifier is None:
+            self._origins.check(headers)
+            return ANYONE
+        found = [value for name, value in headers if name == b"authorization"]
+        if len(found) != 1:
+            raise Unauthorized("Send one token, as `Authorization: Bearer …`; `multiarm token` mints some.")
+        return self._verifier.bearer(found[0], self.clock())
+
+    def delay_s(self, error: MultiarmError) -> float:
+        """How long an answer waits: whoever sends bad tokens, or too much, gets his answers at a fixed rate.
+
+        Else a stream of them would take the time of those who belong here.
+        """
+        if not isinstance(error, Unauthorized | RateLimited):
+            return 0.0
+        return self._refusals.queue(time.perf_counter(), self._refusal_delay_limit_s)
 
     def _route(self, scope: HTTPScope) -> str:
         """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""
@@ -104,14 +129,11 @@ class Gate:
         return known
 
 
+def require_canonical(path: bytes) -> None:
+    if b"%" in path or b"//" in path or (b"/." in path and is_dotted(path)) or (path.endswith(b"/") and path != b"/"):
+        raise NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding.")
+
+
 def is_dotted(path: bytes) -> bool:
     """Whether a segment is `.` or `..`."""
     return any(segment in (b".", b"..") for segment in path.split(b"/"))
-
-
-@lru_cache(maxsize=1024)
-def without_port(authority: bytes) -> bytes:
-    """`localhost` of `localhost:8080`, `[::1]` of `[::1]:8080`, in lower case."""
-    authority = authority.strip()
-    host, colon, port = authority.rpartition(b":")
-    return (host if colon and (port.isdigit() or not port) else authority).lower()

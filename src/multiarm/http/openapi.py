@@ -19,6 +19,7 @@ from litestar.routes import BaseRoute
 from litestar.types import ControllerRouterHandler
 
 from multiarm._version import __version__
+from multiarm.auth.scopes import Verb
 from multiarm.domain.policies import AnyPolicy
 from multiarm.http.answers import Answer
 from multiarm.http.problems import Problem
@@ -33,11 +34,15 @@ PARAMETERS = {"experiment_id": "The experiment's id.", "arm_id": "The arm's id."
 
 @dataclass(frozen=True, slots=True)
 class Documentation:
-    """What the document says of a route beyond its path, method and docstring. The gate may refuse any (403)."""
+    """What the document says of a route beyond its path, method and docstring. The gate may refuse any (403).
+
+    verb: what a token must allow where there is authentication; None: open to all.
+    """
 
     operation_id: str
     tag: str
     _: KW_ONLY
+    verb: Verb | None = None
     body: Any = None
     body_required: bool = True
     answer: Any = None
@@ -92,7 +97,8 @@ def explain_policy(schema: dict[str, Any]) -> None:
 
 
 def responses(documentation: Documentation) -> Iterator[tuple[str, dict[str, Any]]]:
-    for status in sorted({documentation.status, *documentation.errors, 403}):
+    refusals = {403} if documentation.verb is None else {401, 403, 429, 503}
+    for status in sorted({documentation.status, *documentation.errors, *refusals}):
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if status != documentation.status:
             response["content"] = {"application/problem+json": {"schema": reference(Problem)}}

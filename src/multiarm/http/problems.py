@@ -1,7 +1,8 @@
 """Errors as RFC 9457 problem documents. The one table from the tree of errors to HTTP statuses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import structlog
 from litestar import Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 
+from multiarm.auth.errors import InsufficientScope, InvalidToken, RateLimited, Unauthorized
 from multiarm.domain import errors
 from multiarm.domain.errors import Fault, MultiarmError
 from multiarm.http.answers import Answer
@@ -17,15 +19,20 @@ log = structlog.get_logger()
 
 TYPE_PREFIX = "urn:multiarm:problem:"
 
+REALM = 'Bearer realm="multiarm"'
+
 STATUSES: dict[type[MultiarmError], int] = {
     errors.MalformedBody: 400,
+    Unauthorized: 401,
     errors.ForbiddenOrigin: 403,
+    InsufficientScope: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Gone: 410,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.Invalid: 422,
+    RateLimited: 429,
     errors.Unavailable: 503,
 }
 
@@ -58,10 +65,25 @@ def problem(error: MultiarmError) -> Answer:
     """The answer for an error of ours."""
     status = status_of(error)
     kind = error.worst if isinstance(error, errors.BatchRejected) else error
-    headers = []
-    if isinstance(kind, errors.Unavailable):
-        headers.append((b"retry-after", str(kind.retry_after_s).encode()))
+    headers = [(name, value.encode()) for name, value in headers_of(kind)]
     return answer(status, kind.type, kind.title, str(error), faults=listed(error, status), headers=headers)
+
+
+def headers_of(error: MultiarmError) -> Iterator[tuple[bytes, str]]:
+    """What a program needs to know: when to come again, and what kind of token to bring (RFC 6750, 3)."""
+    if isinstance(error, errors.Unavailable):
+        yield b"retry-after", f"{error.retry_after_s}"
+    elif isinstance(error, RateLimited):
+        again_s, fill_s = ceil(error.retry_after_s), max(ceil(error.fill_s), 1)
+        yield b"retry-after", f"{again_s}"
+        yield b"ratelimit-policy", f'"token";q={error.burst_requests};w={fill_s}'
+        yield b"ratelimit", f'"token";r=0;t={again_s}'
+    elif isinstance(error, InvalidToken):
+        yield b"www-authenticate", f'{REALM}, error="invalid_token", error_description="{error}"'
+    elif isinstance(error, Unauthorized):
+        yield b"www-authenticate", REALM
+    elif isinstance(error, InsufficientScope):
+        yield b"www-authenticate", f'{REALM}, error="insufficient_scope", scope="{error.scope}"'
 
 
 def listed(error: MultiarmError, status: int) -> Sequence[Fault]:

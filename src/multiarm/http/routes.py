@@ -40,15 +40,17 @@ async def ready(call: Call) -> Answer:
     return json_answer(views.Status("ok"))
 
 
-@endpoint("GET", "/v1/list", Documentation("list", "Experiments", answer=views.ExperimentIds))
+@endpoint("GET", "/v1/list", Documentation("list", "Experiments", verb="read", answer=views.ExperimentIds))
 async def list_experiments(call: Call) -> Answer:
-    """The ids of all experiments, in order of creation."""
-    return json_answer(views.ExperimentIds(list(call.supervisor.experiments)))
+    """The ids of all experiments, in order of creation: of those that the token may read."""
+    shown = call.bearer.scopes.allow
+    return json_answer(views.ExperimentIds([name for name in call.supervisor.experiments if shown("read", name)]))
 
 
-@endpoint("DELETE", "/v1/clear", Documentation("clear", "Experiments", status=204, errors=(503,)))
+@endpoint("DELETE", "/v1/clear", Documentation("clear", "Experiments", verb="admin", status=204, errors=(503,)))
 async def clear(call: Call) -> Answer:
     """Delete every experiment, with its arms, evidence and rewards."""
+    call.bearer.require("admin", None)
     await call.supervisor.clear()
     return NO_CONTENT
 
@@ -62,6 +64,7 @@ async def clear(call: Call) -> Answer:
     Documentation(
         "create",
         "Experiments",
+        verb="admin",
         body=CreateExperiment,
         body_required=False,
         answer=views.ExperimentId,
@@ -73,6 +76,7 @@ async def create(call: Call) -> Answer:
     """Create an experiment; without a body: Thompson sampling, no arms, a made-up id."""
     body = await call.body()
     asked = decode(body, _create_decoder) if body else CreateExperiment()
+    call.bearer.require("admin", asked.experiment_id)
     experiment_id = await call.supervisor.create(asked)
     return json_answer(views.ExperimentId(experiment_id), 201)
 
@@ -80,7 +84,7 @@ async def create(call: Call) -> Answer:
 @endpoint(
     "GET",
     "/v1/{experiment_id:str}",
-    Documentation("describe", "Experiments", answer=views.ExperimentView, errors=(404,)),
+    Documentation("describe", "Experiments", verb="read", answer=views.ExperimentView, errors=(404,)),
 )
 async def describe(call: Call) -> Answer:
     """What the experiment is, how it stands, and how it does."""
@@ -88,7 +92,9 @@ async def describe(call: Call) -> Answer:
 
 
 @endpoint(
-    "DELETE", "/v1/{experiment_id:str}/delete", Documentation("delete", "Experiments", status=204, errors=(404, 503))
+    "DELETE",
+    "/v1/{experiment_id:str}/delete",
+    Documentation("delete", "Experiments", verb="admin", status=204, errors=(404, 503)),
 )
 async def delete_experiment(call: Call) -> Answer:
     """Delete the experiment; its id is free at once, late rewards for it are refused."""
@@ -96,7 +102,11 @@ async def delete_experiment(call: Call) -> Answer:
     return NO_CONTENT
 
 
-@endpoint("PUT", "/v1/{experiment_id:str}/reset", Documentation("reset", "Experiments", status=204, errors=(404, 503)))
+@endpoint(
+    "PUT",
+    "/v1/{experiment_id:str}/reset",
+    Documentation("reset", "Experiments", verb="admin", status=204, errors=(404, 503)),
+)
 async def reset(call: Call) -> Answer:
     """Forget the evidence, keep arms and settings; rewards for earlier decisions are refused from now on."""
     await call.supervisor.reset(call.experiment_id)
@@ -104,7 +114,9 @@ async def reset(call: Call) -> Answer:
 
 
 @endpoint(
-    "PUT", "/v1/{experiment_id:str}/enable", Documentation("enable", "Experiments", status=204, errors=(404, 503))
+    "PUT",
+    "/v1/{experiment_id:str}/enable",
+    Documentation("enable", "Experiments", verb="admin", status=204, errors=(404, 503)),
 )
 async def enable(call: Call) -> Answer:
     """Let draws through again; lifts a quarantine too."""
@@ -113,7 +125,9 @@ async def enable(call: Call) -> Answer:
 
 
 @endpoint(
-    "PUT", "/v1/{experiment_id:str}/disable", Documentation("disable", "Experiments", status=204, errors=(404, 503))
+    "PUT",
+    "/v1/{experiment_id:str}/disable",
+    Documentation("disable", "Experiments", verb="admin", status=204, errors=(404, 503)),
 )
 async def disable(call: Call) -> Answer:
     """Refuse draws; rewards are still taken."""
@@ -127,6 +141,7 @@ async def disable(call: Call) -> Answer:
     Documentation(
         "change_policy",
         "Experiments",
+        verb="admin",
         body=PolicyChange,
         status=204,
         errors=(400, 404, 409, 413, 415, 422, 503),
@@ -148,6 +163,7 @@ async def change_policy(call: Call) -> Answer:
     Documentation(
         "add_arm",
         "Arms",
+        verb="admin",
         body=ArmSpec,
         body_required=False,
         answer=views.ArmId,
@@ -166,7 +182,7 @@ async def add_arm(call: Call) -> Answer:
 @endpoint(
     "DELETE",
     "/v1/{experiment_id:str}/delete_arm/{arm_id:str}",
-    Documentation("delete_arm", "Arms", status=204, errors=(404, 503)),
+    Documentation("delete_arm", "Arms", verb="admin", status=204, errors=(404, 503)),
 )
 async def delete_arm(call: Call) -> Answer:
     """Delete an arm for good; rewards for decisions already drawn are still recorded."""
@@ -177,7 +193,7 @@ async def delete_arm(call: Call) -> Answer:
 @endpoint(
     "PUT",
     "/v1/{experiment_id:str}/enable_arm/{arm_id:str}",
-    Documentation("enable_arm", "Arms", status=204, errors=(404, 409, 503)),
+    Documentation("enable_arm", "Arms", verb="admin", status=204, errors=(404, 409, 503)),
 )
 async def enable_arm(call: Call) -> Answer:
     """Draw the arm again."""
@@ -188,7 +204,7 @@ async def enable_arm(call: Call) -> Answer:
 @endpoint(
     "PUT",
     "/v1/{experiment_id:str}/disable_arm/{arm_id:str}",
-    Documentation("disable_arm", "Arms", status=204, errors=(404, 503)),
+    Documentation("disable_arm", "Arms", verb="admin", status=204, errors=(404, 503)),
 )
 async def disable_arm(call: Call) -> Answer:
     """Draw the arm no more; it keeps its evidence and still takes rewards."""
@@ -202,7 +218,7 @@ async def disable_arm(call: Call) -> Answer:
 @endpoint(
     "GET",
     "/v1/{experiment_id:str}/draw",
-    Documentation("draw", "Draws and rewards", answer=views.Draw, errors=(404, 409, 503)),
+    Documentation("draw", "Draws and rewards", verb="draw", answer=views.Draw, errors=(404, 409, 503)),
     head=False,
 )
 async def draw(call: Call) -> Answer:
@@ -214,7 +230,12 @@ async def draw(call: Call) -> Answer:
     "POST",
     "/v1/{experiment_id:str}/update",
     Documentation(
-        "update", "Draws and rewards", body=Update, answer=views.Counted, errors=(400, 404, 410, 413, 415, 422, 503)
+        "update",
+        "Draws and rewards",
+        verb="update",
+        body=Update,
+        answer=views.Counted,
+        errors=(400, 404, 410, 413, 415, 422, 503),
     ),
 )
 async def update(call: Call) -> Answer:
@@ -229,6 +250,7 @@ async def update(call: Call) -> Answer:
     Documentation(
         "update_batch",
         "Draws and rewards",
+        verb="update",
         body=UpdateBatch,
         answer=views.Counted,
         errors=(400, 404, 410, 413, 415, 422, 503),
@@ -244,7 +266,7 @@ async def update_batch(call: Call) -> Answer:
 @endpoint(
     "GET",
     "/v1/{experiment_id:str}/stats",
-    Documentation("stats", "Draws and rewards", answer=views.Stats, errors=(404, 503)),
+    Documentation("stats", "Draws and rewards", verb="read", answer=views.Stats, errors=(404, 503)),
 )
 async def stats(call: Call) -> Answer:
     """Counts, means, shares, probabilities of being best and intervals, from the evidence as it stands."""

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, event
 
 from multiarm.domain.errors import CommitUnknown, StartError
 
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003"
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 MAX_ATTEMPTS = 5
 CACHED_STATEMENTS = 256  # prepared, by the driver
@@ -21,8 +21,8 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
-    """An engine with one connection; `timeout_s` bounds the wait for a lock."""
+def create_engine(url: str, *, timeout_s: float = 5.0, reads_only: bool = False) -> Engine:
+    """An engine with one connection; `timeout_s` bounds the wait for a lock. reads_only: it takes none."""
     if not url.startswith("sqlite"):
         timeouts = {"options": f"-c lock_timeout={timeout_s * 1000:.0f}", "connect_timeout": max(int(timeout_s), 1)}
         return sa.create_engine(
@@ -42,10 +42,12 @@ def create_engine(url: str, *, timeout_s: float = 5.0) -> Engine:
         ):
             dbapi_connection.execute(f"PRAGMA {pragma}").close()
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        with Driver(connection) as driver:
-            driver.cursor.execute("BEGIN IMMEDIATE")
+    if not reads_only:
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            with Driver(connection) as driver:
+                driver.cursor.execute("BEGIN IMMEDIATE")
 
     return engine
 

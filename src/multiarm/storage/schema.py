@@ -135,3 +135,14 @@ signing_key = Table(
     Column("created_at", Double, nullable=False),
     Column("retired_at", Double),
 )
+
+# Only ever added to, so that a reader need but ask for what is newer than it knows.
+revocation = Table(
+    "revocation",
+    metadata,
+    Column("number", RowId, primary_key=True),
+    Column("token_id", String(255), comment="the claim jti; null: of a subject"),
+    Column("subject", String(255), comment="the claim sub; null: of one token"),
+    Column("not_before", Double, comment="the subject's tokens of an earlier iat are refused"),
+    Column("revoked_at", Double, nullable=False),
+)

@@ -1,0 +1,56 @@
+"""Who sends a request, once his token has been verified."""
+
+from multiarm.auth.errors import InsufficientScope, InvalidToken, RateLimited
+from multiarm.auth.pace import Pace
+from multiarm.auth.scopes import SCOPE, VERBS, Scopes, Verb
+from multiarm.domain.errors import ExperimentNotFound
+
+EXPIRED = "The token has expired; get a new one."
+
+
+class Bearer:
+    """One token, however its header is spelled. expires_at: seconds since the epoch, the leeway included."""
+
+    __slots__ = ("expires_at", "pace", "scopes", "subject")
+
+    def __init__(self, subject: str, scopes: Scopes, expires_at: float, pace: Pace | None) -> None:
+        self.subject = subject
+        self.scopes = scopes
+        self.expires_at = expires_at
+        self.pace = pace
+
+    def admit(self, now: float, monotonic_now: float) -> None:
+        """Let one request in. InvalidToken where it has expired meanwhile, RateLimited where they are too many."""
+        if now >= self.expires_at:
+            raise InvalidToken(EXPIRED)
+        if self.pace is not None:
+            wait_s = self.pace.take(monotonic_now)
+            if wait_s:
+                raise RateLimited(wait_s, self.pace.burst, self.pace.fill_s)
+
+    def require(self, verb: Verb, experiment_id: str | None) -> None:
+        """InsufficientScope where it does not allow that; experiment_id: None for what concerns all experiments."""
+        if not self.scopes.allow(verb, experiment_id):
+            raise InsufficientScope(scope_for(verb, experiment_id))
+
+    def require_somewhere(self, verb: Verb) -> None:
+        if not self.scopes.allow_somewhere(verb):
+            raise InsufficientScope(verb)
+
+    def require_on(self, verb: Verb, experiment_id: str) -> None:
+        """The same for an experiment that is named in a path; one that is not for this token does not exist."""
+        if self.scopes.allow(verb, experiment_id):
+            return
+        if not self.scopes.see(experiment_id):
+            raise ExperimentNotFound(experiment_id)
+        raise InsufficientScope(scope_for(verb, experiment_id))
+
+
+def scope_for(verb: Verb, experiment_id: str | None) -> str:
+    """The least that would do; what is no id goes into no header."""
+    scope = f"{verb}:{experiment_id}"
+    return scope if SCOPE.fullmatch(scope) and experiment_id is not None else verb
+
+
+ANYONE = Bearer("", Scopes(" ".join(VERBS)), float("inf"), None)  # where there is no authentication
+NOBODY = Bearer("", Scopes(""), float("inf"), None)  # for what is open to all

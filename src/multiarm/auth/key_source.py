@@ -1,0 +1,109 @@
+"""Where keys come from: the shared secret, a file, or a URL."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import httpx
+
+from multiarm.auth.keys import Key, allowed, jwk_keys, pem_key, secret_key
+from multiarm.domain.errors import StartError
+from multiarm.settings import Settings
+
+KeySource: TypeAlias = Callable[[], Awaitable[tuple[Key, ...]]]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class KeysUnreadable(Exception):
+    """The source does not give any keys just now; it says why."""
+
+
+def key_source(settings: Settings) -> KeySource:
+    """What the settings name; StartError where that is not one source, or cannot be one."""
+    given = settings.key_sources
+    if len(given) != 1:
+        raise StartError(f"Keys come from one place only; of {' and '.join(given)}, leave one.")
+    if settings.jwt_secret:
+        keys = usable((Key(None, "HS256", secret_key(settings.jwt_secret)),), "jwt_secret", settings)
+        return lambda: ready(keys)
+    if settings.jwt_public_key_file:
+        return lambda: from_file("jwt_public_key_file", settings.jwt_public_key_file, settings)
+    if "://" not in settings.jwt_jwks:
+        return lambda: from_file("jwt_jwks", settings.jwt_jwks, settings)
+    check_url(settings.jwt_jwks)
+    return lambda: from_url(settings)
+
+
+def check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        raise StartError("jwt_jwks must be an https:// URL or a file: over http anyone between could send other keys.")
+
+
+async def ready(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+    return keys
+
+
+async def from_file(setting: str, path: str, settings: Settings) -> tuple[Key, ...]:
+    read = pem_key if setting == "jwt_public_key_file" else jwk_keys
+    try:
+        text = await asyncio.to_thread(read_file, Path(path), settings.jwt_jwks_limit_bytes)
+        found = read(text)
+    except OSError as error:
+        raise KeysUnreadable(f"The file {path} ({setting}) cannot be read: {error.strerror}.") from None
+    except StartError as error:
+        raise KeysUnreadable(f"The file {path} ({setting}) cannot be used: {error}") from None
+    return usable((found,) if isinstance(found, Key) else found, setting, settings)
+
+
+def read_file(path: Path, limit_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(limit_bytes + 1)
+    if len(text) > limit_bytes:
+        raise too_large(limit_bytes)
+    return text
+
+
+async def from_url(settings: Settings) -> tuple[Key, ...]:
+    """Redirects are not followed: a key set does not move without anybody's knowing."""
+    url = settings.jwt_jwks
+    try:
+        context = await asyncio.to_thread(ssl.create_default_context)  # reads all certificates of the system
+        async with (
+            asyncio.timeout(settings.jwt_fetch_timeout_s),
+            httpx.AsyncClient(verify=context, timeout=settings.jwt_fetch_timeout_s) as client,
+            client.stream("GET", url) as response,
+        ):
+            text = await body_of(response, settings.jwt_jwks_limit_bytes)
+        return usable(jwk_keys(text), "jwt_jwks", settings)
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+        raise KeysUnreadable(f"The keys at {url} (jwt_jwks) cannot be read: {error or type(error).__name__}.") from None
+    except StartError as error:
+        raise KeysUnreadable(f"The keys at {url} (jwt_jwks) cannot be used: {error}") from None
+
+
+async def body_of(response: httpx.Response, limit_bytes: int) -> bytes:
+    if response.status_code != httpx.codes.OK:
+        raise StartError(f"it answered {response.status_code}.")
+    text = b""
+    async for part in response.aiter_bytes():
+        text += part
+        if len(text) > limit_bytes:
+            raise too_large(limit_bytes)
+    return text
+
+
+def too_large(limit_bytes: int) -> StartError:
+    return StartError(f"it is larger than {limit_bytes:,} bytes (jwt_jwks_limit_bytes).")
+
+
+def usable(keys: tuple[Key, ...], setting: str, settings: Settings) -> tuple[Key, ...]:
+    found = allowed(keys, settings.jwt_algorithms)
+    if not found:
+        fitting = ", ".join(sorted({key.algorithm for key in keys}))
+        raise StartError(f"jwt_algorithms allows no algorithm of the keys in {setting}, which is {fitting}.")
+    return found

@@ -1,0 +1,36 @@
+"""A token bucket, as one number."""
+
+
+class Pace:
+    """The generic cell rate algorithm (ITU-T I.371): the bucket is kept as the time at which it would be full again.
+
+    rate_per_s: what flows in. burst: what it holds. Times are of a monotonic clock.
+    """
+
+    __slots__ = ("_burst_s", "_full_at", "_interval_s", "burst")
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        self.burst = burst
+        self._interval_s = 1 / rate_per_s
+        self._burst_s = burst / rate_per_s
+        self._full_at = -float("inf")
+
+    @property
+    def fill_s(self) -> float:
+        """How long an empty bucket takes to fill."""
+        return self._burst_s
+
+    def take(self, now: float) -> float:
+        """0 and one is taken, or the seconds until there is one."""
+        full_at = max(now, self._full_at) + self._interval_s
+        wait_s = full_at - now - self._burst_s
+        if wait_s > 0:
+            return wait_s
+        self._full_at = full_at
+        return 0.0
+
+    def queue(self, now: float, limit_s: float) -> float:
+        """Take one in any case; how long to wait, at most `limit_s`, so that they leave at the rate."""
+        wait_s = max(self._full_at, now) + self._interval_s - now - self._burst_s
+        self._full_at = min(max(self._full_at, now) + self._interval_s, now + self._burst_s + limit_s)
+        return min(max(wait_s, 0.0), limit_s)

@@ -1,0 +1,76 @@
+"""What there may be of at a time: connections, requests in the application, bytes of large bodies."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv6Address
+
+from multiarm.domain.errors import Unavailable
+
+LARGE_BODY_BYTES = 64 << 10  # smaller ones are bounded by the number of connections
+
+
+class Overloaded(Unavailable):
+    type = "overloaded"
+    title = "The server has too much to do"
+
+
+class Connections:
+    """How many there are, in all and from each address."""
+
+    def __init__(self, limit: int, address_limit: int) -> None:
+        self._limit = limit
+        self._address_limit = address_limit
+        self._counts: Counter[str] = Counter()
+        self._count = 0
+
+    def arrive(self, address: str) -> None:
+        """Overloaded where it is one too many, which then does not `leave`."""
+        if self._count >= self._limit:
+            raise Overloaded(f"There are {self._limit:,} connections already (connection_limit).")
+        if self._counts[address] >= self._address_limit:
+            raise Overloaded(
+                f"There are {self._address_limit:,} connections from your address already (address_connection_limit)."
+            )
+        self._count += 1
+        self._counts[address] += 1
+
+    def leave(self, address: str) -> None:
+        self._count -= 1
+        self._counts[address] -= 1
+        if not self._counts[address]:
+            del self._counts[address]
+
+
+def network_of(address: str) -> str:
+    """An IPv4 address, or the /64 network of an IPv6 one, all of which one machine may have."""
+    if ":" not in address:
+        return address
+    host = IPv6Address(address.partition("%")[0])
+    return str(host.ipv4_mapped or host.packed[:8].hex())
+
+
+class Amount:
+    """Some of what there is only so much of. `name`: of the setting."""
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit = limit
+        self._name = name
+        self._used = 0
+
+    def take(self, amount: int) -> None:
+        """Overloaded where less is left; a lone taker always gets what it asks for."""
+        if self._used and self._used + amount > self._limit:
+            raise Overloaded(f"All of the {self._limit:,} that it may have at a time are in use ({self._name}).")
+        self._used += amount
+
+    def give_back(self, amount: int) -> None:
+        self._used -= amount
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        self.take(amount)
+        try:
+            yield
+        finally:
+            self.give_back(amount)
