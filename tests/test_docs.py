@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 from multiarm.domain.policies import AnyPolicy
-from multiarm.settings import load_settings
+from multiarm.configuration import load_settings
 from support import RunningServer
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from multiarm import token_commands
 from multiarm._version import __version__
+from multiarm.configuration import load_settings
 from multiarm.domain.errors import StartError
-from multiarm.settings import Settings, load_settings
+from multiarm.settings import Settings
 
 if TYPE_CHECKING:
     from multiarm.server import Running

@@ -1,30 +1,16 @@
-"""One settings object: defaults < TOML file < environment (MULTIARM_…) < command-line flags."""
+"""The settings: every bound of the server, with its unit, its range and its default."""
 
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_origin
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from multiarm.domain.errors import StartError
-
-PREFIX = "MULTIARM_"
-ENVIRONMENT = "environment variable"
-SECRET = frozenset({"jwt_secret"})
-
-
-LISTS = {
-    "allowed_hosts": "names without port, IPv6 in brackets",
-    "jwt_algorithms": "HS256, RS256, ES256, EdDSA",
-    "jwt_types": "types in lower case",
-}
+Text = Annotated[str, Meta(min_length=1)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every bound of the server, with its unit last in its name. `settings_table` lists them for people."""
+    """The unit is last in a name. Where the values come from, `configuration` knows."""
 
     host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
@@ -45,14 +31,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "info"
 
     jwt_secret: Annotated[
-        str, Meta(description="Shared secret of 32 bytes or more that signs tokens (HS256); turns authentication on.")
-    ] = ""
+        Text | None, Meta(description="Shared secret of 32 bytes or more that signs tokens (HS256).")
+    ] = None
     jwt_public_key_file: Annotated[
-        str, Meta(description="PEM file of the public key that verifies tokens (RS256, ES256, EdDSA); turns it on.")
-    ] = ""
+        Text | None, Meta(description="PEM file of the public key that verifies tokens (RS256, ES256, EdDSA).")
+    ] = None
     jwt_jwks: Annotated[
-        str, Meta(description="File or https URL of a JWK set whose keys verify tokens, by their `kid`; turns it on.")
-    ] = ""
+        Text | None, Meta(description="File or https URL of a JWK set whose keys verify tokens, by `kid`.")
+    ] = None
     jwt_algorithms: Annotated[
         tuple[Literal["HS256", "RS256", "ES256", "EdDSA"], ...],
         Meta(description="Algorithms that tokens may use, each with keys of its kind only; none named: all of them."),
@@ -230,99 +216,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def data_path(self) -> Path:
         return Path(self.data_dir)
-
-
-class SettingRow(NamedTuple):
-    """A setting as people read about it."""
-
-    name: str
-    default: str
-    allowed: str
-    environment: str
-    help: str
-
-
-def load_settings(
-    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
-) -> Settings:
-    """Settings from all sources; flags that are None were not given.
-
-    Raises StartError that names the setting, where it came from and what is allowed, but never a secret.
-    """
-    known = {field.name: field for field in msgspec.structs.fields(Settings)}
-    values: dict[str, object] = {}
-    for source, name, value in sources(file, os.environ if environment is None else environment, flags or {}):
-        if name not in known:
-            raise StartError(f"{source}: there is no setting {name!r}; docs/settings.md lists them all.")
-        try:
-            values[name] = msgspec.convert(value, known[name].type, strict=not source.startswith(ENVIRONMENT))
-        except msgspec.ValidationError:
-            shown = "…" if name in SECRET else repr(value)
-            raise StartError(f"{source}: {name} = {shown} is not allowed; it must be {allowed(known[name])}.") from None
-    return msgspec.convert(values, Settings)
-
-
-def sources(
-    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]
-) -> Iterator[tuple[str, str, object]]:
-    """(source, name, value), the weakest source first."""
-    if file is not None:
-        for name, value in read_toml(file).items():
-            yield str(file), name, value
-    for variable, text in environment.items():
-        if variable.startswith(PREFIX):
-            name = variable.removeprefix(PREFIX).lower()
-            value = words(text) if name in LISTS else text
-            yield f"{ENVIRONMENT} {variable}", name, value
-    for name, flag in flags.items():
-        if flag is not None:
-            yield f"flag --{name.replace('_', '-')}", name, flag
-
-
-def words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")] if text else []
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except OSError as error:
-        raise StartError(f"The settings file {file} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StartError(f"The settings file {file} is not TOML: {error}.") from None
-
-
-def settings_table() -> list[SettingRow]:
-    """All settings, in order."""
-    return [
-        SettingRow(
-            field.name,
-            ", ".join(field.default) if isinstance(field.default, tuple) else f"{field.default}",
-            allowed(field),
-            PREFIX + field.name.upper(),
-            described(field)[1].description or "",
-        )
-        for field in msgspec.structs.fields(Settings)
-    ]
-
-
-def described(field: msgspec.structs.FieldInfo) -> tuple[Any, Meta]:
-    """The bare type of a setting, and what is annotated to it."""
-    base, meta = field.type.__origin__, field.type.__metadata__[0]
-    return base, meta
-
-
-def allowed(field: msgspec.structs.FieldInfo) -> str:
-    """The allowed values in words: "a number from 0 to 1"."""
-    base, meta = described(field)
-    if base is str:
-        return "text"
-    if base is bool:
-        return "true or false"
-    if base is int or base is float:
-        kind = "a whole number" if base is int else "a number"
-        low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}"
-        return f"{kind} {low} to {meta.le:,}"
-    if get_origin(base) is tuple:
-        return f"a list of {LISTS[field.name]} (in the environment separated by commas)"
-    return " or ".join(repr(choice) for choice in base.__args__)

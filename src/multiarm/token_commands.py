@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from multiarm.configuration import load_settings
 from multiarm.domain.errors import StartError
-from multiarm.settings import load_settings
 
 app = typer.Typer(help="Mint and revoke the tokens that let requests in.", invoke_without_command=True)
 console = Console()

@@ -27,15 +27,17 @@ def key_source(settings: Settings) -> KeySource:
     given = settings.key_sources
     if len(given) != 1:
         raise StartError(f"Keys come from one place only; of {' and '.join(given)}, leave one.")
-    if settings.jwt_secret:
-        keys = usable((Key(None, "HS256", secret_key(settings.jwt_secret)),), "jwt_secret", settings)
+    secret, pem, jwks = settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks
+    if secret is not None:
+        keys = usable((Key(None, "HS256", secret_key(secret)),), "jwt_secret", settings)
         return lambda: ready(keys)
-    if settings.jwt_public_key_file:
-        return lambda: from_file("jwt_public_key_file", settings.jwt_public_key_file, settings)
-    if "://" not in settings.jwt_jwks:
-        return lambda: from_file("jwt_jwks", settings.jwt_jwks, settings)
-    check_url(settings.jwt_jwks)
-    return lambda: from_url(settings)
+    if pem is not None:
+        return lambda: from_file("jwt_public_key_file", pem, settings)
+    assert jwks is not None
+    if "://" not in jwks:
+        return lambda: from_file("jwt_jwks", jwks, settings)
+    check_url(jwks)
+    return lambda: from_url(jwks, settings)
 
 
 def check_url(url: str) -> None:
@@ -68,9 +70,8 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
     return text
 
 
-async def from_url(settings: Settings) -> tuple[Key, ...]:
+async def from_url(url: str, settings: Settings) -> tuple[Key, ...]:
     """Redirects are not followed: a key set does not move without anybody's knowing."""
-    url = settings.jwt_jwks
     try:
         context = await asyncio.to_thread(ssl.create_default_context)  # reads all certificates of the system
         async with (
