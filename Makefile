@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 10
 ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: serve demo test bench bench-quick bench-docs bench-soak regret policy-costs load-tools clean
+.PHONY: serve demo test bench bench-quick bench-docs bench-soak regret policy-costs fuzz audit load-tools clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/multiarm serve
@@ -36,6 +36,10 @@ regret: $(VENV)/.installed
 
 policy-costs: $(VENV)/.installed
 	@$(BIN)/python benchmarks/policy_costs.py
+
+audit: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 load-tools:
 	@command -v wrk > /dev/null || { $(ROOT) apt-get update --quiet=2 && $(ROOT) apt-get install --quiet=2 --yes wrk; }

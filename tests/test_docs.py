@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
-from multiarm.domain.policies import AnyPolicy
 from multiarm.configuration import load_settings
+from multiarm.domain.policies import AnyPolicy
 from support import RunningServer
 
 ROOT = Path(__file__).parent.parent

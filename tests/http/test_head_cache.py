@@ -86,3 +86,28 @@ def test_it_stays_within_its_bounds_whatever_comes() -> None:
         cache.admit(head(number, 50 + 10 * number), number)
         assert len(cache.known) <= 20
         assert cache.size_bytes == sum(map(len, cache.known)) <= 5_000
+
+
+def test_whoever_brings_too_many_pushes_out_his_own() -> None:
+    cache: HeadCache[int] = HeadCache(100, 1 << 20, 3)
+    for number in range(10):
+        for _ in range(2):
+            cache.admit(head(number, 100), number, "greedy")
+            cache.admit(head(100 + number // 4, 100), number, "modest")
+    assert sorted(numbers(cache)) == sorted([7, 8, 9, *(0, 4, 8)])
+
+
+def test_those_of_no_owner_are_as_many_as_there_may_be() -> None:
+    cache: HeadCache[int] = HeadCache(50, 1 << 20, 3)
+    admit(cache, *range(50))
+    assert numbers(cache) == list(range(50))
+
+
+def test_what_is_forgotten_is_judged_anew() -> None:
+    cache: HeadCache[int] = HeadCache(10, 10_000, 5)
+    for number in (1, 1, 2, 2):
+        cache.admit(head(number, 100), number, "owner")
+    cache.forget()
+    assert (numbers(cache), cache.size_bytes) == ([], 0)
+    admit(cache, 3)
+    assert (numbers(cache), cache.size_bytes) == ([3], 100)

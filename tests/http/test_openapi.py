@@ -91,6 +91,24 @@ class TestDocument:
                 if status >= "400" and method != "HEAD":
                     assert list(response["content"]) == ["application/problem+json"]
 
+    def test_what_a_token_must_allow_stands_at_each_operation(self, document: dict[str, Any]) -> None:
+        needed = {
+            operation["operationId"]: operation["security"][0]["token"][0] if "security" in operation else None
+            for _, _, operation in operations(document)
+        }
+        admin = ("create", "clear", "delete", "reset", "enable", "disable", "change_policy")
+        arms = ("add_arm", "delete_arm", "enable_arm", "disable_arm")
+        assert needed == {
+            **dict.fromkeys(("ping", "live", "ready")),
+            **dict.fromkeys((*admin, *arms), "admin"),
+            **dict.fromkeys(("list", "describe", "stats"), "read"),
+            **dict.fromkeys(("update", "update_batch"), "update"),
+            "draw": "draw",
+        }
+        for _, _, operation in operations(document):
+            refusals = {status for status in ("401", "429") if status in operation["responses"]}
+            assert refusals == ({"401", "429"} if "security" in operation else set())
+
     def test_bodies_are_required_where_they_are(self, document: dict[str, Any]) -> None:
         bodies = {
             path: operation["requestBody"]["required"]

@@ -36,16 +36,16 @@ _any_decoder = msgspec.json.Decoder()
 
 
 async def read_body(
-    raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, hold: Callable[[int], None]
+    raw_headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, grow: Callable[[int], None]
 ) -> bytes:
     """The body as it came; BodyTooLarge as soon as it is known to pass the limit, UnsupportedMediaType unless JSON.
 
-    hold: is told how large it is known to be, and may refuse that.
+    grow: is told how large it is known to be, and may refuse that.
     """
     headers = dict(raw_headers)
     if declared_length(headers) > limit_bytes:
         raise too_large(limit_bytes)
-    hold(declared_length(headers))
+    grow(declared_length(headers))
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -57,7 +57,7 @@ async def read_body(
         more = message["more_body"]
         if size > limit_bytes:
             raise too_large(limit_bytes)
-        hold(size)
+        grow(size)
     body = b"".join(parts)
     if body and not is_json(headers):
         raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")

@@ -18,7 +18,7 @@ from multiarm.auth.bearer import Bearer
 from multiarm.auth.scopes import Verb
 from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.bodies import read_body
-from multiarm.http.limits import LARGE_BODY_BYTES, Amount
+from multiarm.http.limits import Amount, LargeBody
 from multiarm.http.openapi import Documentation, operation_name
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
@@ -40,12 +40,12 @@ class Services:
 class Call:
     """One request, as a handler sees it."""
 
-    __slots__ = ("_held_bytes", "_receive", "_scope")
+    __slots__ = ("_receive", "_scope", "large_body")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._scope = scope
         self._receive = receive
-        self._held_bytes = 0
+        self.large_body = LargeBody(self.services.bodies)
 
     @property
     def services(self) -> Services:
@@ -78,21 +78,11 @@ class Call:
         BodyTooLarge or UnsupportedMediaType where it is refused unread, Overloaded where there are too many large ones.
         """
         limit_bytes = self.services.settings.body_limit_bytes
-        return await read_body(self._scope["headers"], self._receive_more, limit_bytes, self._hold)
+        return await read_body(self._scope["headers"], self._receive_more, limit_bytes, self.large_body.grow)
 
     async def _receive_more(self) -> Any:
         self._scope["state"][UNREAD] = False
         return await self._receive()
-
-    def _hold(self, size_bytes: int) -> None:
-        """Count a body among the large ones as soon as it is known to be one, until `release`."""
-        more_bytes = size_bytes - self._held_bytes
-        if size_bytes > LARGE_BODY_BYTES and more_bytes > 0:
-            self.services.bodies.take(more_bytes)
-            self._held_bytes = size_bytes
-
-    def release(self) -> None:
-        self.services.bodies.give_back(self._held_bytes)
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -112,7 +102,7 @@ class Endpoint:
         try:
             answer = await self._handler(call)
         finally:
-            call.release()
+            call.large_body.release()
         await answer(scope, receive, send)
 
     def _authorise(self, call: Call, verb: Verb, experiment_id: str | None) -> None:

@@ -74,3 +74,24 @@ class Amount:
             yield
         finally:
             self.give_back(amount)
+
+
+class LargeBody:
+    """How much of the amount of large bodies one request holds."""
+
+    __slots__ = ("_amount", "_held_bytes")
+
+    def __init__(self, amount: Amount) -> None:
+        self._amount = amount
+        self._held_bytes = 0
+
+    def grow(self, size_bytes: int) -> None:
+        """It is known to be that large; Overloaded where that is too much."""
+        if size_bytes > max(LARGE_BODY_BYTES, self._held_bytes):
+            self._amount.take(size_bytes - self._held_bytes)
+            self._held_bytes = size_bytes
+
+    def release(self) -> None:
+        if self._held_bytes:
+            self._amount.give_back(self._held_bytes)
+            self._held_bytes = 0

@@ -29,6 +29,14 @@ ASSETS = {
     "swagger-ui-bundle.js": b"text/javascript",
     "swagger-ui-standalone-preset.js": b"text/javascript",
 }
+SECURITY = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "Where the server asks for tokens; `multiarm token` mints some.",
+    }
+}
 PARAMETERS = {"experiment_id": "The experiment's id.", "arm_id": "The arm's id."}
 
 
@@ -73,6 +81,8 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
             operation["tags"] = [documentation.tag]
             operation["summary"] = operation.pop("description")
             operation["responses"] = dict(responses(documentation))
+            if documentation.verb is not None:
+                operation["security"] = [{"token": [documentation.verb]}, {}]
             if documentation.body is not None:
                 operation["requestBody"] = {
                     "required": documentation.body_required,
@@ -83,7 +93,7 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
                 for name, text in PARAMETERS.items()
                 if f"{{{name}}}" in path
             ]
-    document["components"] = {"schemas": components}
+    document["components"] = {"schemas": components, "securitySchemes": SECURITY}
     return document
 
 

@@ -23,7 +23,7 @@ from multiarm.http.framing import END_OF_HEAD, Framing, HeadTooLarge
 from multiarm.http.gate import STOPPED, UNMATCHED
 from multiarm.http.head import Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
-from multiarm.http.limits import LARGE_BODY_BYTES, Overloaded, network_of
+from multiarm.http.limits import LargeBody, Overloaded, network_of
 from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.transport import Flow, JoinedWrites
 
@@ -65,7 +65,7 @@ class Protocol(HttpToolsProtocol):
         self._half_closed = False
         self._refused = False
         self._address: str | None = None  # from which it came and is counted
-        self._held_bytes = 0  # of a large body
+        self._large_body = LargeBody(config.bodies)
 
     # --- the connection -------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._address is not None:
             self._settings.connections.leave(self._address)
-        self._let_go()
+        self._large_body.release()
         self.at_rest = False
         self._rest = b""
         super().connection_lost(exc)
@@ -220,9 +220,12 @@ class Protocol(HttpToolsProtocol):
         self._framing.expect_body(head.body_length)
         if self._lane is not None and self.parser.should_keep_alive():
             self._plain = self._lane.judge(head)
-        if self._plain is not None and head.body_length > LARGE_BODY_BYTES:
-            self._hold(head.body_length)
-        if self._plain is None:
+        if self._plain is not None:
+            try:
+                self._large_body.grow(head.body_length)
+            except Overloaded as error:
+                self._refuse(problem(error))
+        else:
             self._owed = True
             if head.version == "1.0":
                 self.expect_100_continue = False
@@ -268,25 +271,13 @@ class Protocol(HttpToolsProtocol):
         self.send(answer.on_the_wire(self.server_state.default_headers, close=last))
 
     def _answered(self) -> None:
-        if self._held_bytes:
-            self._let_go()
+        self._large_body.release()
         self._owed = False
         self.served = True
         if self._rest or self._framing.left or self.ending or self.flow.write_paused:
             self._go_on()
         else:
             self.at_rest = True
-
-    def _hold(self, size_bytes: int) -> None:
-        try:
-            self._settings.bodies.take(size_bytes)
-            self._held_bytes = size_bytes
-        except Overloaded as error:
-            self._refuse(problem(error))
-
-    def _let_go(self) -> None:
-        self._settings.bodies.give_back(self._held_bytes)
-        self._held_bytes = 0
 
     def _go_on(self) -> None:
         data, self._rest = self._rest, b""
