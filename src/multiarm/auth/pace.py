@@ -22,11 +22,14 @@ class Pace:
 
     def take(self, now: float) -> float:
         """0 and one is taken, or the seconds until there is one."""
-        full_at = max(now, self._full_at) + self._interval_s
-        wait_s = full_at - now - self._burst_s
+        missing_s = self._full_at - now
+        if missing_s <= 0:
+            self._full_at = now + self._interval_s
+            return 0.0
+        wait_s = missing_s + self._interval_s - self._burst_s
         if wait_s > 0:
             return wait_s
-        self._full_at = full_at
+        self._full_at += self._interval_s
         return 0.0
 
     def queue(self, now: float, limit_s: float) -> float:
