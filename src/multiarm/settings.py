@@ -83,10 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         4096
     )
     token_cache_limit_tokens: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Most verified tokens that are remembered.")
+        int, Meta(ge=1, le=1_000_000, description="Most verified tokens that are remembered.")
     ] = 10_000
     token_rate_limit_per_s: Annotated[
-        float, Meta(ge=0.01, le=1e9, description="Requests a second that one token may send; more get 429.")
+        float, Meta(ge=0.01, le=1e7, description="Requests a second that one token may send; more get 429.")
     ] = 100_000.0
     token_burst_limit_requests: Annotated[
         int, Meta(ge=1, le=1_000_000_000, description="Requests that it may send at once, after a pause.")

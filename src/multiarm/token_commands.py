@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from multiarm.configuration import load_settings
 from multiarm.domain.errors import StartError
@@ -44,8 +45,8 @@ def token(
         load_settings(config), subject=subject, scope=scope, lifetime=lifetime, key_file=key_file, key_id=key_id
     )
     print_line(made.token)
-    table = Table("subject", "scope", "token id", "expires", box=None, padding=(0, 2, 0, 0))
-    table.add_row(made.subject, made.scope, made.token_id, moment(made.expires_at))
+    table = Table(*whole("subject", "scope", "token id", "expires"), box=None, padding=(0, 2, 0, 0))
+    table.add_row(Text(made.subject), Text(made.scope), made.token_id, moment(made.expires_at))
     aside.print(table)
 
 
@@ -59,8 +60,8 @@ def revoke(
     config: Config = None,
 ) -> None:
     """Refuse a token, or a subject's: in force within a second on a running server."""
-    if (token_id is None) == (subject is None):
-        raise StartError("Name one: --token-id or --subject.")
+    if bool(token_id) == bool(subject):
+        raise StartError("Name one, and not an empty one: --token-id or --subject.")
     if issued_before is not None and subject is None:
         raise StartError("--issued-before goes with --subject.")
     from multiarm.storage.revocations import Revocation
@@ -80,11 +81,16 @@ def list_revocations(*, data_dir: DataDir = None, config: Config = None) -> None
     from multiarm.tokens import revoked
 
     settings = load_settings(config, flags={"data_dir": data_dir})
-    table = Table("token id", "subject", "issued before", "revoked", title="Revoked tokens")
+    table = Table(*whole("token id", "subject", "issued before", "revoked"), title="Revoked tokens")
     for found in revoked(settings):
         before = "" if found.not_before is None else moment(found.not_before)
-        table.add_row(found.token_id or "", found.subject or "", before, moment(found.revoked_at))
-    console.print(table, markup=False)
+        table.add_row(Text(found.token_id or ""), Text(found.subject or ""), before, moment(found.revoked_at))
+    console.print(table)
+
+
+def whole(*headers: str) -> list[Column]:
+    """Columns that break what is too long for them, and cut nothing off."""
+    return [Column(header, overflow="fold") for header in headers]
 
 
 def print_line(text: str) -> None:

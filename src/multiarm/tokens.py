@@ -81,7 +81,7 @@ def signing_key(settings: Settings, key_file: Path | None) -> SigningKey:
 
 def revoke(settings: Settings, said: Revocation) -> None:
     """Write it into the database of the data directory. StartError where that fails."""
-    keep_s = settings.jwt_lifetime_limit_days * SECONDS_A_DAY + settings.jwt_leeway_s
+    keep_s = settings.jwt_lifetime_limit_days * SECONDS_A_DAY + 2 * settings.jwt_leeway_s
     in_database(settings, partial(add, said=said, limit=settings.revocation_limit, keep_s=keep_s))
 
 

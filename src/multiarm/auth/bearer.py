@@ -1,5 +1,7 @@
 """Who sends a request, once his token has been verified."""
 
+from collections.abc import Callable
+
 from multiarm.auth.errors import InsufficientScope, InvalidToken, RateLimited
 from multiarm.auth.pace import Pace
 from multiarm.auth.scopes import SCOPE, VERBS, Scopes, Verb
@@ -8,19 +10,57 @@ from multiarm.domain.errors import ExperimentNotFound
 EXPIRED = "The token has expired; get a new one."
 
 
+class Era:
+    """The time in which what was verified holds; `over` when a key or a token was revoked.
+
+    verify: says who sends a header now.
+    """
+
+    __slots__ = ("over", "verify")
+
+    def __init__(self, verify: "Callable[[bytes, float], Bearer]") -> None:
+        self.over = False
+        self.verify = verify
+
+
 class Bearer:
-    """One token, however its header is spelled. expires_at: seconds since the epoch, the leeway included."""
+    """One token, as a header brought it. expires_at: seconds since the epoch, the leeway included.
 
-    __slots__ = ("expires_at", "pace", "scopes", "subject")
+    pace: of all requests with this token; None: without limit. era: None where there is no authentication.
+    """
 
-    def __init__(self, subject: str, scopes: Scopes, expires_at: float, pace: Pace | None) -> None:
+    __slots__ = ("authorization", "era", "expires_at", "pace", "scopes", "subject")
+
+    def __init__(
+        self,
+        subject: str,
+        scopes: Scopes,
+        *,
+        expires_at: float = float("inf"),
+        pace: Pace | None = None,
+        authorization: bytes = b"",
+        era: Era | None = None,
+    ) -> None:
         self.subject = subject
         self.scopes = scopes
         self.expires_at = expires_at
         self.pace = pace
+        self.authorization = authorization
+        self.era = era
+
+    @property
+    def is_current(self) -> bool:
+        return self.era is None or not self.era.over
+
+    def verify_again(self, now: float) -> None:
+        """InvalidToken where it was revoked while the request was on its way."""
+        if self.era is not None and self.era.over:
+            self.era.verify(self.authorization, now)
 
     def admit(self, now: float, monotonic_now: float) -> None:
-        """Let one request in. InvalidToken where it has expired meanwhile, RateLimited where they are too many."""
+        """Let one request in. InvalidToken where it has expired or was revoked, RateLimited where they are too many."""
+        if self.era is not None and self.era.over:
+            self.era.verify(self.authorization, now)
         if now >= self.expires_at:
             raise InvalidToken(EXPIRED)
         if self.pace is not None:
@@ -52,5 +92,5 @@ def scope_for(verb: Verb, experiment_id: str | None) -> str:
     return scope if SCOPE.fullmatch(scope) and experiment_id is not None else verb
 
 
-ANYONE = Bearer("", Scopes(" ".join(VERBS)), float("inf"), None)  # where there is no authentication
-NOBODY = Bearer("", Scopes(""), float("inf"), None)  # for what is open to all
+ANYONE = Bearer("", Scopes(" ".join(VERBS)))  # where there is no authentication
+NOBODY = Bearer("", Scopes(""))  # for what is open to all

@@ -41,9 +41,14 @@ def key_source(settings: Settings) -> KeySource:
 
 
 def check_url(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StartError("jwt_jwks must be an https:// URL or a file.") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
         raise StartError("jwt_jwks must be an https:// URL or a file: over http anyone between could send other keys.")
+    if parts.username is not None or parts.password is not None:
+        raise StartError("jwt_jwks must not hold a name or a password: public keys need none.")
 
 
 async def ready(keys: tuple[Key, ...]) -> tuple[Key, ...]:
@@ -77,21 +82,28 @@ async def from_url(url: str, settings: Settings) -> tuple[Key, ...]:
         async with (
             asyncio.timeout(settings.jwt_fetch_timeout_s),
             httpx.AsyncClient(verify=context, timeout=settings.jwt_fetch_timeout_s) as client,
-            client.stream("GET", url) as response,
+            client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
         ):
             text = await body_of(response, settings.jwt_jwks_limit_bytes)
         return usable(jwk_keys(text), "jwt_jwks", settings)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-        raise KeysUnreadable(f"The keys at {url} (jwt_jwks) cannot be read: {error or type(error).__name__}.") from None
+        raise KeysUnreadable(
+            f"The keys at {without_query(url)} (jwt_jwks) cannot be read: {error or type(error).__name__}."
+        ) from None
     except StartError as error:
-        raise KeysUnreadable(f"The keys at {url} (jwt_jwks) cannot be used: {error}") from None
+        raise KeysUnreadable(f"The keys at {without_query(url)} (jwt_jwks) cannot be used: {error}") from None
+
+
+def without_query(url: str) -> str:
+    """What may go into a log."""
+    return url.partition("?")[0]
 
 
 async def body_of(response: httpx.Response, limit_bytes: int) -> bytes:
     if response.status_code != httpx.codes.OK:
         raise StartError(f"it answered {response.status_code}.")
     text = b""
-    async for part in response.aiter_bytes():
+    async for part in response.aiter_raw():
         text += part
         if len(text) > limit_bytes:
             raise too_large(limit_bytes)

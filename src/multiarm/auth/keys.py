@@ -96,7 +96,7 @@ def jwk_key(jwk: dict[str, Any]) -> Key | None:
         return None
     try:
         material = jwt.PyJWK(jwk).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm):
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, UnsupportedAlgorithm):
         return None
     algorithm = algorithm_for(material)
     if algorithm is None or jwk.get("alg", algorithm) != algorithm:

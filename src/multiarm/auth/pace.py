@@ -4,7 +4,8 @@
 class Pace:
     """The generic cell rate algorithm (ITU-T I.371): the bucket is kept as the time at which it would be full again.
 
-    rate_per_s: what flows in. burst: what it holds. Times are of a monotonic clock.
+    rate_per_s: what flows in. burst: what it holds. Times are of a monotonic clock, and rounded: half of one too few is
+    none too few.
     """
 
     __slots__ = ("_burst_s", "_full_at", "_interval_s", "burst")
@@ -27,7 +28,7 @@ class Pace:
             self._full_at = now + self._interval_s
             return 0.0
         wait_s = missing_s + self._interval_s - self._burst_s
-        if wait_s > 0:
+        if wait_s > self._interval_s / 2:
             return wait_s
         self._full_at += self._interval_s
         return 0.0

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import jwt
 
-from multiarm.auth.bearer import Bearer
+from multiarm.auth.bearer import Bearer, Era
 from multiarm.auth.claims import Claims, Rules, decode_claims, decode_header
 from multiarm.auth.errors import InvalidToken, NotYetValid, Unauthorized, UnknownKey
 from multiarm.auth.key_ring import KeyRing
@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 SCHEME = b"bearer "
 REFUSED_LIMIT_TOKENS = 1024
+LEAST_PACES_TOKENS = 1024
 DIGEST_BYTES = 32
 
 _signatures = jwt.PyJWS(algorithms=["HS256", "RS256", "ES256", "EdDSA"])
@@ -48,6 +49,7 @@ class Verifier:
         self._new_pace = new_pace
         self._token_limit_bytes = token_limit_bytes
         self._limit = cache_limit_tokens
+        self._era = Era(self.bearer)
         self._known: OrderedDict[bytes, Bearer] = OrderedDict()
         self._paces: OrderedDict[bytes, Pace | None] = OrderedDict()  # by what was signed
         self._refused: dict[bytes, str] = {}
@@ -61,7 +63,7 @@ class Verifier:
         if authorization in self._refused:
             raise InvalidToken(self._refused[authorization])
         try:
-            bearer = self._verified(self._token(authorization), now)
+            bearer = self._verified(authorization, now)
         except (UnknownKey, NotYetValid):
             raise
         except InvalidToken as error:
@@ -74,6 +76,8 @@ class Verifier:
 
     def forget(self) -> None:
         """A key or a token may be valid no more, or again: look at each anew. What was used of a rate stays used."""
+        self._era.over = True
+        self._era = Era(self.bearer)
         self._known.clear()
         self._refused.clear()
         self.when_forgotten()
@@ -83,9 +87,12 @@ class Verifier:
             raise Unauthorized(f"A token may have {self._token_limit_bytes:,} bytes (token_limit_bytes).")
         if authorization[: len(SCHEME)].lower() != SCHEME:
             raise Unauthorized("Send the token as `Authorization: Bearer …`.")
+        if b"=" in authorization:
+            raise InvalidToken("The token is not a signed JWT (RFC 7519): its parts have no padding.")
         return authorization[len(SCHEME) :]
 
-    def _verified(self, token: bytes, now: float) -> Bearer:
+    def _verified(self, authorization: bytes, now: float) -> Bearer:
+        token = self._token(authorization)
         header_part, _, rest = token.partition(b".")
         try:
             header = decode_header(jwt.utils.base64url_decode(header_part))
@@ -104,13 +111,19 @@ class Verifier:
         if self._is_revoked(claims):
             raise InvalidToken("The token was revoked; get a new one.")
         signed = blake2b(header_part + b"." + rest.partition(b".")[0], digest_size=DIGEST_BYTES).digest()
-        expires_at = claims.exp + self._rules.leeway_s
-        return Bearer(claims.sub, Scopes(claims.scope), expires_at, self._pace_of(signed))
+        return Bearer(
+            claims.sub,
+            Scopes(claims.scope),
+            expires_at=claims.exp + self._rules.leeway_s,
+            pace=self._pace_of(signed),
+            authorization=authorization,
+            era=self._era,
+        )
 
     def _pace_of(self, signed: bytes) -> Pace | None:
         """One for each token, however its header is spelled and however often it is verified again."""
         pace = self._paces[signed] if signed in self._paces else self._new_pace()
-        remember(self._paces, signed, pace, self._limit)
+        remember(self._paces, signed, pace, max(self._limit, LEAST_PACES_TOKENS))
         return pace
 
 

@@ -78,7 +78,9 @@ class Call:
         BodyTooLarge or UnsupportedMediaType where it is refused unread, Overloaded where there are too many large ones.
         """
         limit_bytes = self.services.settings.body_limit_bytes
-        return await read_body(self._scope["headers"], self._receive_more, limit_bytes, self.large_body.grow)
+        body = await read_body(self._scope["headers"], self._receive_more, limit_bytes, self.large_body.grow)
+        self.bearer.verify_again(self.supervisor.clock())
+        return body
 
     async def _receive_more(self) -> Any:
         self._scope["state"][UNREAD] = False

@@ -159,7 +159,8 @@ class ExpressLane:
 
     def admit(self, head: bytes, meaning: Plain, headers: Sequence[Header]) -> None:
         """Remember a head, unless it is one of a kind: with a request's id, a trace or a cookie in it."""
-        if not any(NEVER_TWICE.fullmatch(name) for name, _ in headers):
+        outdated = meaning.bearer is not None and not meaning.bearer.is_current
+        if not outdated and not any(NEVER_TWICE.fullmatch(name) for name, _ in headers):
             self.heads.admit(head, meaning, "" if meaning.bearer is None else meaning.bearer.subject)
 
     def take(self, connection: Connection, plain: Plain, body: bytes) -> None:
