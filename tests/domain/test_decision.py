@@ -134,7 +134,7 @@ class TestForgeries:
         assert refused(TOKEN[:length])
         assert refused(TOKEN[TOKEN_LENGTH - length :] if length else "")
 
-    @pytest.mark.parametrize("more", ["A", "=", "==", "====", "\n", " ", "AAAA", "\0", TOKEN])
+    @pytest.mark.parametrize("more", ["A", "=", "==", "====", "\n", " ", "AAAA", "\0", TOKEN], ids=len)
     def test_extended_is_refused(self, more: str) -> None:
         assert refused(TOKEN + more)
         assert refused(more + TOKEN)

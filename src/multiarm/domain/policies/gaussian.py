@@ -116,7 +116,7 @@ def student_posterior(evidence: Evidence, situation: Situation, prior: GaussianP
     pulls = np.where(unready, LEAST_PULLS, pulls)
     freedom = pulls - LOST_FREEDOM
     squares = np.where(unready | (squares <= 0), variance * freedom, squares)
-    return StudentPosterior(mean, np.sqrt(squares / freedom / pulls), freedom)
+    return StudentPosterior(mean, np.sqrt(squares) / np.sqrt(freedom * pulls), freedom)  # a quotient may be 0
 
 
 def common_variance(evidence: Evidence) -> F64:
