@@ -79,9 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, Meta(description="Show /docs and the OpenAPI document to those without a token too.")
     ] = False
 
-    token_limit_bytes: Annotated[int, Meta(ge=256, le=1 << 16, description="Largest token; larger ones get 401.")] = (
-        4096
-    )
+    token_limit_bytes: Annotated[int, Meta(ge=256, le=12_288, description="Largest token; larger ones get 401.")] = 4096
     token_cache_limit_tokens: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Most verified tokens that are remembered.")
     ] = 10_000
@@ -92,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(ge=1, le=1_000_000_000, description="Requests that it may send at once, after a pause.")
     ] = 10_000
     refusal_rate_limit_per_s: Annotated[
-        float, Meta(gt=0, le=1e6, description="Answers 401 and 429 a second; beyond, each waits for its turn.")
+        float, Meta(gt=0, le=1e6, description="Answers 401 and 429 a second to one address; more wait for their turn.")
     ] = 100.0
     refusal_delay_limit_s: Annotated[float, Meta(ge=0, le=5, description="Longest time that such an answer waits.")] = (
         5.0
@@ -106,9 +104,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 16_384
     head_cache_limit_bytes: Annotated[
         int, Meta(ge=0, le=1 << 30, description="Most bytes of heads that it remembers.")
-    ] = 8 << 20
+    ] = 32 << 20
     head_cache_subject_limit_heads: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Most of them that one token's subject may fill.")
+        int, Meta(ge=0, le=1_000_000, description="Most of the remembered heads that one token's subject may fill.")
     ] = 4_096
     connection_limit: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Most connections at a time; more get 503.")
@@ -117,6 +115,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=1, le=1_000_000, description="Most of them from one address (of IPv6: a /64); more get 503."),
     ] = 16_000
+    subject_share: Annotated[
+        float,
+        Meta(gt=0, le=1, description="Part of request_limit and of bodies_limit_bytes for one subject."),
+    ] = 0.5
     request_limit: Annotated[
         int,
         Meta(ge=1, le=1_000_000, description="Most requests in the application at a time; more get 503."),
@@ -161,7 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 10_000
     database_timeout_s: Annotated[
         float, Meta(ge=0.01, le=60, description="Longest wait for a locked database; then 503.")
-    ] = 5.0
+    ] = 2.0
     reward_retention_days: Annotated[
         float, Meta(ge=1, le=36_500, description="How long rewards and their keys are kept, and decisions accepted.")
     ] = 30.0

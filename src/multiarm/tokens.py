@@ -30,7 +30,7 @@ class NewToken(NamedTuple):
     token_id: str
     subject: str
     scope: str
-    expires_at: int
+    expires_at: float
 
 
 def new_token(
@@ -43,7 +43,7 @@ def new_token(
         raise StartError(f"The server takes tokens that live {limit} at most; got {lifetime}.")
     if not 1 <= len(subject) <= 255:
         raise StartError("A subject has 1 to 255 characters.")
-    issued_at = int(time.time())
+    issued_at = int(time.time() * 1000) / 1000  # not of the second before a revocation
     token, token_id = mint(
         signing_key(settings, key_file),
         subject=subject,

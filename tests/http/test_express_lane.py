@@ -23,6 +23,7 @@ class Client:
     """A connection of which nothing is sent. `broken`: its answers fail."""
 
     def __init__(self, *, broken: bool = False) -> None:
+        self.address = ""
         self.ending = False
         self.wire: Any = self
         self.tasks: set[asyncio.Task[None]] = set()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from multiarm.auth.errors import InsufficientScope, InvalidToken, RateLimited
 from multiarm.auth.pace import Pace
 from multiarm.auth.scopes import SCOPE, VERBS, Scopes, Verb
-from multiarm.domain.errors import ExperimentNotFound
+from multiarm.domain.errors import DecisionOfAnother, ExperimentGone, ExperimentNotFound, MultiarmError
 
 EXPIRED = "The token has expired; get a new one."
 
@@ -53,20 +53,28 @@ class Bearer:
         return self.era is None or not self.era.over
 
     def verify_again(self, now: float) -> None:
-        """InvalidToken where it was revoked while the request was on its way."""
-        if self.era is not None and self.era.over:
-            self.era.verify(self.authorization, now)
-
-    def admit(self, now: float, monotonic_now: float) -> None:
-        """Let one request in. InvalidToken where it has expired or was revoked, RateLimited where they are too many."""
+        """InvalidToken where it has expired, or was revoked, since it was verified."""
         if self.era is not None and self.era.over:
             self.era.verify(self.authorization, now)
         if now >= self.expires_at:
             raise InvalidToken(EXPIRED)
+
+    def may_come(self, now: float, monotonic_now: float) -> bool:
+        """Whether `admit` would let it in; nothing is taken."""
+        return now < self.expires_at and (self.pace is None or self.pace.has_one(monotonic_now))
+
+    def admit(self, now: float, monotonic_now: float) -> None:
+        """Let one request in. InvalidToken where it has expired or was revoked, RateLimited where they are too many."""
+        self.verify_again(now)
         if self.pace is not None:
             wait_s = self.pace.take(monotonic_now)
             if wait_s:
                 raise RateLimited(wait_s, self.pace.burst, self.pace.fill_s)
+
+    def told(self, error: MultiarmError) -> MultiarmError:
+        """What of an error it may know: an experiment that is not for it does not exist."""
+        hidden = isinstance(error, DecisionOfAnother) and not self.scopes.see(error.experiment_id)
+        return ExperimentGone() if hidden else error
 
     def require(self, verb: Verb, experiment_id: str | None) -> None:
         """InsufficientScope where it does not allow that; experiment_id: None for what concerns all experiments."""

@@ -72,7 +72,8 @@ _claims_decoder = msgspec.json.Decoder(Claims)
 
 
 def decode_header(text: bytes) -> JoseHeader:
-    refused = [name for name in REFUSED_PARAMETERS if name in unique(text)]
+    members = unique(text)
+    refused = [name for name in REFUSED_PARAMETERS if name in members]
     if refused:
         raise InvalidToken(f"The token's header holds {refused[0]!r}, which is not allowed here.")
     try:

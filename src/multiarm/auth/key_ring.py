@@ -8,7 +8,7 @@ import structlog
 
 from multiarm.auth.claims import JoseHeader
 from multiarm.auth.errors import InvalidToken, KeysUnavailable, UnknownKey
-from multiarm.auth.key_source import KeySource, KeysUnreadable
+from multiarm.auth.key_source import KeySource, KeysUnreadable, NoKeys
 from multiarm.auth.keys import Key
 from multiarm.domain.errors import StartError
 
@@ -35,6 +35,7 @@ class KeyRing:
         self._interval_s, self._backoff_s, self._lifetime_s = interval_s, backoff_s, lifetime_s
         self._clock = clock
         self._keys: tuple[Key, ...] = ()
+        self._given_up = False
         self._read_at = self._tried_at = -float("inf")
         self._refreshing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -57,7 +58,7 @@ class KeyRing:
 
     def find(self, header: JoseHeader) -> Key:
         """The one key for a token; UnknownKey where there is none, InvalidToken where its algorithm is another."""
-        if not self._keys:
+        if self._given_up:
             raise KeysUnavailable("They could not be read for too long; the log says why. Try again.")
         lone = len(self._keys) == 1 and self._keys[0].key_id is None
         named = self._keys if lone or header.kid is None else [key for key in self._keys if key.key_id == header.kid]
@@ -99,13 +100,20 @@ class KeyRing:
             self._refreshing = None
         if self._keys and self._clock() - self._read_at > self._lifetime_s:
             log.error("keys_given_up", not_read_for_s=self._lifetime_s)
-            self._keys = ()
+            self._keys, self._given_up = (), True
             self.on_change()
 
     async def _read(self) -> None:
         self._tried_at = self._clock()
-        keys = await self._source()
-        self._read_at = self._clock()
+        try:
+            keys = await self._source()
+        except NoKeys:
+            self._show(())
+            raise
+        self._show(keys)
+
+    def _show(self, keys: tuple[Key, ...]) -> None:
+        self._read_at, self._given_up = self._clock(), False
         if keys != self._keys:
             self._keys = keys
             self.on_change()

@@ -22,6 +22,10 @@ class KeysUnreadable(Exception):
     """The source does not give any keys just now; it says why."""
 
 
+class NoKeys(KeysUnreadable, StartError):
+    """It says that there are none."""
+
+
 def key_source(settings: Settings) -> KeySource:
     """What the settings name; StartError where that is not one source, or cannot be one."""
     given = settings.key_sources
@@ -77,21 +81,23 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
 
 async def from_url(url: str, settings: Settings) -> tuple[Key, ...]:
     """Redirects are not followed: a key set does not move without anybody's knowing."""
+    is_secure = url.startswith("https:")  # else no proxy: what is on loopback stays there
     try:
         context = await asyncio.to_thread(ssl.create_default_context)  # reads all certificates of the system
         async with (
             asyncio.timeout(settings.jwt_fetch_timeout_s),
-            httpx.AsyncClient(verify=context, timeout=settings.jwt_fetch_timeout_s) as client,
+            httpx.AsyncClient(verify=context, timeout=settings.jwt_fetch_timeout_s, trust_env=is_secure) as client,
             client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
         ):
             text = await body_of(response, settings.jwt_jwks_limit_bytes)
-        return usable(jwk_keys(text), "jwt_jwks", settings)
+        found = jwk_keys(text)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
         raise KeysUnreadable(
             f"The keys at {without_query(url)} (jwt_jwks) cannot be read: {error or type(error).__name__}."
         ) from None
     except StartError as error:
         raise KeysUnreadable(f"The keys at {without_query(url)} (jwt_jwks) cannot be used: {error}") from None
+    return usable(found, "jwt_jwks", settings)
 
 
 def without_query(url: str) -> str:
@@ -115,8 +121,10 @@ def too_large(limit_bytes: int) -> StartError:
 
 
 def usable(keys: tuple[Key, ...], setting: str, settings: Settings) -> tuple[Key, ...]:
+    if not keys:
+        raise NoKeys(f"{setting} holds no key that verifies RS256, ES256 or EdDSA.")
     found = allowed(keys, settings.jwt_algorithms)
     if not found:
         fitting = ", ".join(sorted({key.algorithm for key in keys}))
-        raise StartError(f"jwt_algorithms allows no algorithm of the keys in {setting}, which is {fitting}.")
+        raise NoKeys(f"jwt_algorithms allows no algorithm of the keys in {setting}, which is {fitting}.")
     return found

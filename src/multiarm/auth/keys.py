@@ -41,7 +41,7 @@ class _JwkSet(msgspec.Struct):
 
 def secret_key(secret: str) -> bytes:
     """StartError where it is too short to be one, or something else."""
-    material = secret.encode()
+    material = secret.encode(errors="surrogateescape")  # as it came from the environment
     if len(material) < LEAST_SECRET_BYTES:
         raise StartError(
             f"jwt_secret is too short: it needs {LEAST_SECRET_BYTES} bytes or more. Make one with "
@@ -69,7 +69,7 @@ def pem_key(text: bytes) -> Key:
 
 
 def jwk_keys(text: bytes) -> tuple[Key, ...]:
-    """Those of a JWK set (RFC 7517) that verify tokens here; StartError where there is none, or a secret in it."""
+    """Those of a JWK set (RFC 7517) that verify tokens here; StartError where it is none, or has a secret in it."""
     try:
         found = msgspec.json.decode(text, type=_JwkSet).keys
     except msgspec.DecodeError:
@@ -79,8 +79,6 @@ def jwk_keys(text: bytes) -> tuple[Key, ...]:
     if any("d" in jwk or "k" in jwk for jwk in found):
         raise StartError("it holds private or shared keys, which do not belong there.")
     keys = tuple(key for key in map(jwk_key, found) if key is not None)
-    if not keys:
-        raise StartError("it holds no key that verifies RS256, ES256 or EdDSA.")
     names = [(key.key_id, key.algorithm) for key in keys]
     if len(set(names)) != len(names):
         raise StartError("two of its keys have the same `kid`.")

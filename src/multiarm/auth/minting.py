@@ -18,7 +18,7 @@ def mint(
     scope: str,
     issuer: str,
     audience: str,
-    issued_at: int,
+    issued_at: float,
     lifetime_s: int,
     key_id: str | None = None,
 ) -> tuple[str, str]:

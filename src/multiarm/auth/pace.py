@@ -33,6 +33,9 @@ class Pace:
         self._full_at += self._interval_s
         return 0.0
 
+    def has_one(self, now: float) -> bool:
+        return self._full_at - now + self._interval_s / 2 <= self._burst_s
+
     def queue(self, now: float, limit_s: float) -> float:
         """Take one in any case; how long to wait, at most `limit_s`, so that they leave at the rate."""
         wait_s = max(self._full_at, now) + self._interval_s - now - self._burst_s

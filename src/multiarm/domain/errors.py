@@ -161,6 +161,9 @@ class ExperimentGone(Gone):
     type = "experiment-gone"
     title = "The decision's experiment was deleted"
 
+    def __init__(self, reason: str = "The experiment that drew it was deleted; drop it.") -> None:
+        super().__init__(reason)
+
 
 # --- 422: JSON, but not what was asked for --------------------------------------------------------------------
 
@@ -218,6 +221,14 @@ class InvalidDecision(Invalid):
     type = "invalid-decision"
     title = "The decision_id is not valid here"
     path = "decision_id"
+
+
+class DecisionOfAnother(InvalidDecision):
+    """Of a live experiment, for whoever may know that it is there."""
+
+    def __init__(self, experiment_id: str) -> None:
+        self.experiment_id = experiment_id
+        super().__init__("It belongs to another experiment; send it there.")
 
 
 class DecisionRequired(Invalid):

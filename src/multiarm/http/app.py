@@ -63,5 +63,5 @@ def build_app(
         request_max_body_size=settings.body_limit_bytes,
         logging_config=None,
     )
-    bodies = Amount(settings.bodies_limit_bytes, "bodies_limit_bytes")
+    bodies = Amount(settings.bodies_limit_bytes, "bodies_limit_bytes", settings.subject_share)
     return Gate(app, Services(supervisor, settings, not_ready, bodies), accountant, verifier)

@@ -91,11 +91,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise malformed(body, error) from None
 
 
-async def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None], BatchFaults]:
+async def decode_batch(body: bytes, faults: BatchFaults) -> list[Update] | list[Update | None]:
     """The updates of a batch; those that cannot be decoded are None, and their faults are collected."""
-    faults = BatchFaults()
     try:
-        return _batch_decoder.decode(body).updates, faults
+        return _batch_decoder.decode(body).updates
     except msgspec.ValidationError as error:
         document = parse(body, error)
     except _UNREADABLE as error:
@@ -113,7 +112,7 @@ async def decode_batch(body: bytes) -> tuple[list[Update] | list[Update | None],
             updates.append(None)
             listed = [] if faults.full else list(walk(item, Update))
             faults.add(index, InvalidRequest(listed or [fault_of(error)]))
-    return updates, faults
+    return updates
 
 
 def parse(body: bytes, error: msgspec.ValidationError) -> Any:

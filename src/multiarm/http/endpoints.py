@@ -45,7 +45,7 @@ class Call:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._scope = scope
         self._receive = receive
-        self.large_body = LargeBody(self.services.bodies)
+        self.large_body = LargeBody(self.services.bodies, self.bearer.subject)
 
     @property
     def services(self) -> Services:

@@ -52,6 +52,7 @@ NEVER_TWICE = re.compile(rb"cookie|baggage|b3|x-b3-.*|date|idempotency-key|.*(tr
 class Connection(typing.Protocol):
     """What the lane needs of a connection. ending: its answer must say that it closes, so that no bytes are ready."""
 
+    address: str
     ending: bool
     wire: asyncio.Transport
     tasks: set[asyncio.Task[None]]
@@ -62,15 +63,12 @@ class Connection(typing.Protocol):
 
 
 class Plain(NamedTuple):
-    """What the head of a plain request means: which operation, on which experiment, with how long a body, by whom.
-
-    bearer: None where there is no authentication.
-    """
+    """What the head of a plain request means: which operation, on which experiment, with how long a body, by whom."""
 
     operation: "Operation"
     experiment_id: str
     content_length: int
-    bearer: Bearer | None
+    bearer: Bearer
 
 
 class Turn(NamedTuple):
@@ -151,17 +149,17 @@ class ExpressLane:
             return None
         if not bearer.scopes.allow(operation.verb, experiment_id.decode()):
             return None
-        known_bearer = None if bearer is ANYONE else bearer
-        return Plain(operation, experiment_id.decode(), head.body_length, known_bearer)
+        if not bearer.may_come(self._supervisor.clock(), perf_counter()):
+            return None
+        return Plain(operation, experiment_id.decode(), head.body_length, bearer)
 
     def _has_body(self, head: Head) -> bool:
         return 0 < head.body_length <= self._settings.body_limit_bytes and is_json(dict(head.headers))
 
     def admit(self, head: bytes, meaning: Plain, headers: Sequence[Header]) -> None:
         """Remember a head, unless it is one of a kind: with a request's id, a trace or a cookie in it."""
-        outdated = meaning.bearer is not None and not meaning.bearer.is_current
-        if not outdated and not any(NEVER_TWICE.fullmatch(name) for name, _ in headers):
-            self.heads.admit(head, meaning, "" if meaning.bearer is None else meaning.bearer.subject)
+        if meaning.bearer.is_current and not any(NEVER_TWICE.fullmatch(name) for name, _ in headers):
+            self.heads.admit(head, meaning, meaning.bearer.subject)
 
     def take(self, connection: Connection, plain: Plain, body: bytes) -> None:
         """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as fast."""
@@ -175,7 +173,7 @@ class ExpressLane:
         turn = Turn(self._supervisor.clock(), self._came_at)
         for connection, plain, body in waiting:
             try:
-                if plain.bearer is not None:
+                if plain.bearer is not ANYONE:
                     plain.bearer.admit(turn.now, turn.came_at)
                 plain.operation.serve(connection, plain, body, turn)
             except MultiarmError as error:
@@ -225,7 +223,7 @@ class ExpressLane:
     def _update(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         supervisor, experiment_id = self._supervisor, plain.experiment_id
         if supervisor.in_doubt:  # then it takes more than one step
-            self._serve_later(connection, plain, turn, operations.update(supervisor, experiment_id, body))
+            self._serve_later(connection, plain, turn, operations.update(supervisor, experiment_id, body, plain.bearer))
             return
         try:
             rewards = self._rewards.get(experiment_id)
@@ -257,7 +255,7 @@ class ExpressLane:
 
     def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         limit = self._settings.batch_limit_updates
-        batch = operations.update_batch(self._supervisor, plain.experiment_id, body, limit)
+        batch = operations.update_batch(self._supervisor, plain.experiment_id, body, limit, plain.bearer)
         self._serve_later(connection, plain, turn, batch)
 
     # --- answers ----------------------------------------------------------------------------------------------------
@@ -280,7 +278,8 @@ class ExpressLane:
 
     def _refuse(self, connection: Connection, plain: Plain, turn: Turn, error: MultiarmError) -> None:
         """A token has expired, or sends too much; the answer may have to wait."""
-        refusal, delay_s = partial(self._reply, connection, plain, turn, problem(error)), self._gate.delay_s(error)
+        refusal = partial(self._reply, connection, plain, turn, problem(error))
+        delay_s = self._gate.refusals.delay_s(error, connection.address, perf_counter())
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, refusal)
         else:
@@ -327,5 +326,5 @@ class ExpressLane:
 
 def failed(plain: Plain, error: BaseException) -> Answer:
     if isinstance(error, MultiarmError):
-        return problem(error)
+        return problem(plain.bearer.told(error))
     return unexpected(plain.operation.method, plain.operation.route, error)

@@ -1,6 +1,7 @@
 """The gate: what every request passes on its way in, and the ledger's record of it on its way out."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -9,20 +10,23 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from multiarm.auth.bearer import ANYONE, NOBODY, Bearer
-from multiarm.auth.errors import RateLimited, Unauthorized, UnknownKey
-from multiarm.auth.pace import Pace
+from multiarm.auth.errors import KeysUnavailable, Unauthorized, UnknownKey
+from multiarm.domain.arm import ID_PATTERN
 from multiarm.domain.errors import MultiarmError, NotFound, Stopping
 from multiarm.http.answers import UNREAD
+from multiarm.http.bodies import declared_length
 from multiarm.http.endpoints import Services
-from multiarm.http.limits import Amount
+from multiarm.http.limits import LARGE_BODY_BYTES, Amount, network_of
 from multiarm.http.origins import Origins
 from multiarm.http.problems import problem
+from multiarm.http.refusals import Refusals
 from multiarm.service.accountant import Accountant
 
 if TYPE_CHECKING:
     from multiarm.auth.verifier import Verifier  # with cryptography, which takes its time
 
 UNMATCHED = "unmatched"
+IS_ID = re.compile(ID_PATTERN)
 OPEN = frozenset({b"/v1/ping", b"/health/live", b"/health/ready"})
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
 
@@ -44,9 +48,8 @@ class Gate:
         self._verifier = verifier
         self._origins = Origins(settings.allowed_hosts)
         self._documentation_is_open = settings.open_documentation
-        self._refusals = Pace(settings.refusal_rate_limit_per_s, max(int(settings.refusal_rate_limit_per_s), 1))
-        self._refusal_delay_limit_s = settings.refusal_delay_limit_s
-        self._requests = Amount(settings.request_limit, "request_limit")
+        self.refusals = Refusals(settings.refusal_rate_limit_per_s, settings.refusal_delay_limit_s)
+        self._requests = Amount(settings.request_limit, "request_limit", settings.subject_share)
         self._templates: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,17 +71,20 @@ class Gate:
                 await problem(STOPPED)(scope, receive, send)
         finally:
             duration_s = time.perf_counter() - start
-            experiment_id = scope.get("path_params", {}).get("experiment_id")
+            named = scope.get("path_params", {}).get("experiment_id", "")
+            experiment_id = named if IS_ID.match(named) else None
             self.record(now, scope["method"], self._route(scope), status, duration_s, experiment_id=experiment_id)
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
-            scope["state"]["bearer"] = await self._let_in(scope["raw_path"], scope["headers"])
+            scope["state"]["bearer"] = bearer = await self._let_in(scope["raw_path"], scope["headers"])
             require_canonical(scope["raw_path"])
-            with self._requests.taken(0 if scope["raw_path"] in OPEN else 1):
+            with self._requests.taken(0 if scope["raw_path"] in OPEN else 1, bearer.subject):
                 await self.app(scope, receive, send)
         except MultiarmError as error:
-            await asyncio.sleep(self.delay_s(error))
+            await asyncio.sleep(self.refusals.delay_s(error, address_of(scope), time.perf_counter()))
+            if has_large_body(scope["headers"]):
+                scope["state"][UNREAD] = True
             await problem(error)(scope, receive, send)
 
     async def _let_in(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Bearer:
@@ -90,7 +96,7 @@ class Gate:
             return NOBODY
         try:
             bearer = self.identify(headers)
-        except UnknownKey:
+        except (UnknownKey, KeysUnavailable):
             if self._verifier is None or not await self._verifier.keys.refresh():
                 raise
             bearer = self.identify(headers)
@@ -109,15 +115,6 @@ class Gate:
             raise Unauthorized("Send one token, as `Authorization: Bearer …`; `multiarm token` mints some.")
         return self._verifier.bearer(found[0], self.clock())
 
-    def delay_s(self, error: MultiarmError) -> float:
-        """How long an answer waits: whoever sends bad tokens, or too much, gets his answers at a fixed rate.
-
-        Else a stream of them would take the time of those who belong here.
-        """
-        if not isinstance(error, Unauthorized | RateLimited):
-            return 0.0
-        return self._refusals.queue(time.perf_counter(), self._refusal_delay_limit_s)
-
     def _route(self, scope: HTTPScope) -> str:
         """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""
         template = scope.get("path_template", "")
@@ -127,6 +124,17 @@ class Gate:
         if known is None:
             known = self._templates[template] = template.replace(":str}", "}")
         return known
+
+
+def address_of(scope: HTTPScope) -> str:
+    client = scope["client"]
+    return network_of(client[0]) if client else ""
+
+
+def has_large_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Which is not worth reading to its end for the sake of the connection."""
+    fields = dict(headers)
+    return b"transfer-encoding" in fields or declared_length(fields) > LARGE_BODY_BYTES
 
 
 def require_canonical(path: bytes) -> None:

@@ -51,47 +51,60 @@ def network_of(address: str) -> str:
 
 
 class Amount:
-    """Some of what there is only so much of. `name`: of the setting."""
+    """Some of what there is only so much of. `name`: of the setting. share: what one owner may have of it, 0 to 1.
 
-    def __init__(self, limit: int, name: str) -> None:
+    A lone taker always gets what it asks for, and an owner his first; "" owns as much as there is.
+    """
+
+    def __init__(self, limit: int, name: str, share: float = 1.0) -> None:
         self._limit = limit
         self._name = name
+        self._owner_limit = limit * share
         self._used = 0
+        self._used_by: Counter[str] = Counter()
 
-    def take(self, amount: int) -> None:
-        """Overloaded where less is left; a lone taker always gets what it asks for."""
+    def take(self, amount: int, owner: str = "") -> None:
+        """Overloaded where less is left."""
         if self._used and self._used + amount > self._limit:
             raise Overloaded(f"All of the {self._limit:,} that it may have at a time are in use ({self._name}).")
+        own = self._used_by[owner]
+        if owner and own and own + amount > self._owner_limit:
+            raise Overloaded(f"Your part of the {self._limit:,} at a time is in use ({self._name}, subject_share).")
         self._used += amount
+        self._used_by[owner] = own + amount
 
-    def give_back(self, amount: int) -> None:
+    def give_back(self, amount: int, owner: str = "") -> None:
         self._used -= amount
+        self._used_by[owner] -= amount
+        if not self._used_by[owner]:
+            del self._used_by[owner]
 
     @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
-        self.take(amount)
+    def taken(self, amount: int, owner: str = "") -> Iterator[None]:
+        self.take(amount, owner)
         try:
             yield
         finally:
-            self.give_back(amount)
+            self.give_back(amount, owner)
 
 
 class LargeBody:
     """How much of the amount of large bodies one request holds."""
 
-    __slots__ = ("_amount", "_held_bytes")
+    __slots__ = ("_amount", "_held_bytes", "owner")
 
-    def __init__(self, amount: Amount) -> None:
+    def __init__(self, amount: Amount, owner: str = "") -> None:
         self._amount = amount
         self._held_bytes = 0
+        self.owner = owner
 
     def grow(self, size_bytes: int) -> None:
         """It is known to be that large; Overloaded where that is too much."""
         if size_bytes > max(LARGE_BODY_BYTES, self._held_bytes):
-            self._amount.take(size_bytes - self._held_bytes)
+            self._amount.take(size_bytes - self._held_bytes, self.owner)
             self._held_bytes = size_bytes
 
     def release(self) -> None:
         if self._held_bytes:
-            self._amount.give_back(self._held_bytes)
+            self._amount.give_back(self._held_bytes, self.owner)
             self._held_bytes = 0

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass
+from functools import cache
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,13 +132,25 @@ def documented_handlers(app: Litestar) -> list[HTTPRouteHandler]:
 
 
 class JsonDocument(JsonRenderPlugin):
+    """Made once: to make it takes as long as a thousand draws."""
+
+    _made: bytes | None = None
+
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, completed(openapi_schema, request.app))
+        if self._made is None:
+            self._made = super().render(request, completed(openapi_schema, request.app))
+        return self._made
 
 
 class TryItPage(SwaggerRenderPlugin):
+    """Made once, too."""
+
+    _made: bytes | None = None
+
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, completed(openapi_schema, request.app))
+        if self._made is None:
+            self._made = super().render(request, completed(openapi_schema, request.app))
+        return self._made
 
 
 class Pages(Router):
@@ -153,11 +166,17 @@ class Pages(Router):
 def asset(request: Request[Any, Any, Any]) -> Answer:
     """Swagger UI's files, from the installed package: the page works without the internet."""
     name: str = request.path_params["name"]
-    package = find_spec("flask_swagger_ui")
-    if name not in ASSETS or package is None or package.origin is None:
+    if name not in ASSETS:
         raise NotFoundException
-    body = (Path(package.origin).parent / "dist" / name).read_bytes()
-    return Answer(body, headers=((b"content-type", ASSETS[name]), (b"cache-control", b"max-age=86400")))
+    return Answer(asset_bytes(name), headers=((b"content-type", ASSETS[name]), (b"cache-control", b"max-age=86400")))
+
+
+@cache
+def asset_bytes(name: str) -> bytes:
+    package = find_spec("flask_swagger_ui")
+    if package is None or package.origin is None:
+        raise NotFoundException
+    return (Path(package.origin).parent / "dist" / name).read_bytes()
 
 
 def openapi_config() -> OpenAPIConfig:

@@ -2,12 +2,14 @@
 
 import msgspec
 
-from multiarm.domain.errors import InvalidField
+from multiarm.auth.bearer import Bearer
+from multiarm.domain.errors import DecisionOfAnother, InvalidField
 from multiarm.domain.records import Decision
 from multiarm.domain.spec import Update
 from multiarm.http import views
 from multiarm.http.answers import NO_STORE, Answer, json_answer
 from multiarm.http.bodies import decode, decode_batch
+from multiarm.service.batch import BatchFaults
 from multiarm.service.supervisor import Supervisor
 
 ACCEPTED = json_answer(views.Counted(1, 0))
@@ -28,14 +30,20 @@ def decode_update(body: bytes) -> Update:
         return decode(body, _update_decoder)  # which says what is wrong with it
 
 
-async def update(supervisor: Supervisor, experiment_id: str, body: bytes) -> Answer:
+async def update(supervisor: Supervisor, experiment_id: str, body: bytes, bearer: Bearer) -> Answer:
     supervisor.experiment(experiment_id)
-    return ACCEPTED if await supervisor.update(experiment_id, decode_update(body)) else DUPLICATE
+    try:
+        return ACCEPTED if await supervisor.update(experiment_id, decode_update(body)) else DUPLICATE
+    except DecisionOfAnother as error:
+        raise bearer.told(error) from None
 
 
-async def update_batch(supervisor: Supervisor, experiment_id: str, body: bytes, limit_updates: int) -> Answer:
+async def update_batch(
+    supervisor: Supervisor, experiment_id: str, body: bytes, limit_updates: int, bearer: Bearer
+) -> Answer:
     supervisor.experiment(experiment_id)
-    updates, faults = await decode_batch(body)
+    faults = BatchFaults(bearer.told)
+    updates = await decode_batch(body, faults)
     if len(updates) > limit_updates:
         raise InvalidField("updates", f"A batch may have {limit_updates:,} updates (batch_limit_updates); split it.")
     accepted = await supervisor.update_batch(experiment_id, updates, faults)

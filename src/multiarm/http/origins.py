@@ -25,7 +25,7 @@ class Origins:
                     raise ForbiddenOrigin(f"The Host header names no host of this server; {ADD_IT}")
             elif name == b"origin" and not self._is_ours(value.partition(b"://")[2]):
                 raise ForbiddenOrigin(f"Requests from other web sites are refused; {ADD_IT}")
-            elif name == b"sec-fetch-site" and value == b"cross-site":
+            elif name == b"sec-fetch-site" and value.strip().lower() == b"cross-site":
                 raise ForbiddenOrigin(
                     "Requests across sites are refused; send it from a page of this server, or no page."
                 )

@@ -23,7 +23,7 @@ from multiarm.http.framing import END_OF_HEAD, Framing, HeadTooLarge
 from multiarm.http.gate import STOPPED, UNMATCHED
 from multiarm.http.head import Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
-from multiarm.http.limits import LargeBody, Overloaded, network_of
+from multiarm.http.limits import LARGE_BODY_BYTES, LargeBody, Overloaded, network_of
 from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.transport import Flow, JoinedWrites
 
@@ -64,7 +64,8 @@ class Protocol(HttpToolsProtocol):
         self.ending = False
         self._half_closed = False
         self._refused = False
-        self._address: str | None = None  # from which it came and is counted
+        self.address = ""
+        self._counted = False  # among the connections from there
         self._large_body = LargeBody(config.bodies)
 
     # --- the connection -------------------------------------------------------------------------------------------
@@ -75,17 +76,17 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", self._joined))
         self.flow = Flow(self.wire, lambda: bool(self._rest) and self._must_wait)
         peer = self.wire.get_extra_info("peername")
-        address = network_of(peer[0]) if isinstance(peer, tuple) else ""
+        self.address = network_of(peer[0]) if isinstance(peer, tuple) else ""
         try:
-            self._settings.connections.arrive(address)
-            self._address = address
+            self._settings.connections.arrive(self.address)
+            self._counted = True
         except Overloaded as error:
             self._refuse(problem(error))
             self.wire.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._address is not None:
-            self._settings.connections.leave(self._address)
+        if self._counted:
+            self._settings.connections.leave(self.address)
         self._large_body.release()
         self.at_rest = False
         self._rest = b""
@@ -148,7 +149,8 @@ class Protocol(HttpToolsProtocol):
             if plain is None:
                 cut = data.find(END_OF_HEAD) + 4
                 plain = self._known.get(data[:cut])
-            if plain is not None and self._lane is not None and plain.content_length == len(data) - cut:
+            is_whole = plain is not None and plain.content_length == len(data) - cut <= LARGE_BODY_BYTES
+            if is_whole and plain is not None and self._lane is not None:
                 self._owed, self.at_rest = True, False
                 self._lane.take(self, plain, data[cut:])
                 return
@@ -221,6 +223,7 @@ class Protocol(HttpToolsProtocol):
         if self._lane is not None and self.parser.should_keep_alive():
             self._plain = self._lane.judge(head)
         if self._plain is not None:
+            self._large_body.owner = self._plain.bearer.subject
             try:
                 self._large_body.grow(head.body_length)
             except Overloaded as error:

@@ -241,7 +241,7 @@ async def draw(call: Call) -> Answer:
 async def update(call: Call) -> Answer:
     """Report one reward; it is on disk when the answer comes."""
     call.supervisor.experiment(call.experiment_id)
-    return await operations.update(call.supervisor, call.experiment_id, await call.body())
+    return await operations.update(call.supervisor, call.experiment_id, await call.body(), call.bearer)
 
 
 @endpoint(
@@ -260,7 +260,8 @@ async def update_batch(call: Call) -> Answer:
     """Report up to 10,000 rewards, all or nothing; duplicates are counted, not refused."""
     call.supervisor.experiment(call.experiment_id)
     limit_updates = call.services.settings.batch_limit_updates
-    return await operations.update_batch(call.supervisor, call.experiment_id, await call.body(), limit_updates)
+    body = await call.body()
+    return await operations.update_batch(call.supervisor, call.experiment_id, body, limit_updates, call.bearer)
 
 
 @endpoint(

@@ -1,5 +1,6 @@
 """What is wrong with a batch: every fault with its path and type, and which of them decides the answer."""
 
+from collections.abc import Callable
 from operator import itemgetter
 
 from multiarm.domain.errors import FAULT_LIMIT, BatchRejected, Fault, Gone, Invalid, MultiarmError, NotFound
@@ -11,13 +12,16 @@ _PRECEDENCE: tuple[type[MultiarmError], ...] = (Invalid, NotFound, Gone)
 class BatchFaults:
     """Collects faults. The batch is answered as the first of 422, 404 and 410 that occurs; 100 faults are listed."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[MultiarmError], MultiarmError] = lambda error: error) -> None:
+        """told: what of an error its sender may know."""
+        self._told = told
         self._faults: list[tuple[int, Fault]] = []
         self.faulty_count = 0
         self._worst: MultiarmError | None = None
 
     def add(self, index: int, error: MultiarmError) -> None:
         """Update number `index` is at fault. What is no fault of the request (503, say) is raised at once."""
+        error = self._told(error)
         if not isinstance(error, _PRECEDENCE):
             raise error
         self.faulty_count += 1

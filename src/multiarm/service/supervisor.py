@@ -17,11 +17,11 @@ import msgspec
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import (
     CommitUnknown,
+    DecisionOfAnother,
     ExperimentChanging,
     ExperimentGone,
     ExperimentNotFound,
     ExperimentRestarting,
-    InvalidDecision,
     MultiarmError,
     StaleEpoch,
     StoreUnavailable,
@@ -211,9 +211,8 @@ class Supervisor(Administration):
         if isinstance(error, MultiarmError):
             return error
         if isinstance(error, ForeignDecision):
-            if error.uid in self.by_uid:
-                return InvalidDecision("It belongs to another experiment; send it there.")
-            return ExperimentGone("The experiment that drew it was deleted; drop it.")
+            other = self.by_uid.get(error.uid)
+            return ExperimentGone() if other is None else DecisionOfAnother(other.state.experiment_id)
         self.health.failed(experiment, error)
         return ExperimentRestarting("It failed at this reward; nothing was counted. Try again.")
 
