@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 10
 ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: serve demo test bench bench-quick bench-docs bench-soak regret policy-costs fuzz audit load-tools clean
+.PHONY: serve demo test bench bench-quick bench-docs bench-soak bench-overload regret policy-costs fuzz audit load-tools clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/multiarm serve
@@ -36,6 +36,13 @@ regret: $(VENV)/.installed
 
 policy-costs: $(VENV)/.installed
 	@$(BIN)/python benchmarks/policy_costs.py
+
+bench-overload: $(VENV)/.installed load-tools
+	@$(BIN)/python benchmarks/overload.py
+
+fuzz: $(VENV)/.installed-test
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[fuzz]' 2> /dev/null
+	@$(BIN)/python tests/fuzz/run.py
 
 audit: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit

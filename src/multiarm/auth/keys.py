@@ -72,7 +72,7 @@ def jwk_keys(text: bytes) -> tuple[Key, ...]:
     """Those of a JWK set (RFC 7517) that verify tokens here; StartError where it is none, or has a secret in it."""
     try:
         found = msgspec.json.decode(text, type=_JwkSet).keys
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):
         raise StartError("it is not a JWK set (RFC 7517): a JSON object with a list of `keys`.") from None
     if len(found) > KEYS_LIMIT:
         raise StartError(f"it has more than {KEYS_LIMIT} keys.")

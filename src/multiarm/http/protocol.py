@@ -213,11 +213,10 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_read = self.served = True
         head = Head(self.parser.get_method(), self.url, self.headers, self.parser.get_http_version())
-        refusal = head.objection()
+        refusal = head.objection() or head.to_origin_form()
         if refusal is not None:
             self._refuse(refusal)
             return
-        head.to_origin_form()
         self.url = head.target
         self._framing.expect_body(head.body_length)
         if self._lane is not None and self.parser.should_keep_alive():
@@ -316,6 +315,8 @@ class Protocol(HttpToolsProtocol):
         if self.wire.can_write_eof():
             self.wire.write_eof()
         self._refused, self._rest, self.at_rest = True, b"", False
+        if not self.wire.is_closing():
+            self.flow.resume_reading()  # until its end, which would not be seen else
 
 
 def parse_failure(error: Exception) -> Answer:
