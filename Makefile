@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 10
+INPUTS ?= 1000000
 ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: serve demo test bench bench-quick bench-docs bench-soak bench-overload regret policy-costs fuzz audit load-tools clean
@@ -38,11 +39,13 @@ policy-costs: $(VENV)/.installed
 	@$(BIN)/python benchmarks/policy_costs.py
 
 bench-overload: $(VENV)/.installed load-tools
-	@$(BIN)/python benchmarks/overload.py
+	-@$(BIN)/python benchmarks/overload.py
+	@$(BIN)/python benchmarks/token_costs.py
 
 fuzz: $(VENV)/.installed-test
-	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[fuzz]' 2> /dev/null
-	@$(BIN)/python tests/fuzz/run.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]' \
+		|| echo "atheris, which coverage guides, does not install here; going on without it"
+	@$(BIN)/python tests/fuzz/run.py --inputs $(INPUTS)
 
 audit: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
