@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from probe import DRAIN_TIMEOUT_S, READY, Plan, Seen, Stream
+from open_loop import Plan, Stream
+from probe import DRAIN_TIMEOUT_S, READY, Seen
 from processes import HERE, LOAD_CORE, TIED, Server
 from works import BENCH
 

@@ -20,29 +20,13 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from open_loop import is_whole
+from open_loop import Plan, Stream, is_whole
 
 SO_TIMESTAMPNS = 35  # Linux; Python has no name for it
 TIMESPEC = struct.Struct("qq")
 DRAIN_TIMEOUT_S = 10.0
 READ_BYTES = 1 << 16
 READY = "ready"
-
-
-class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of request, `rate` a second over so many connections; `requests` are sent in turn."""
-
-    name: str
-    rate: float
-    connections: int
-    requests: list[bytes]
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    port: int
-    seconds: float
-    streams: list[Stream]
-    seed: int = 1
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import structlog
 import uvicorn
 
-from multiarm.authentication import authentication, require_authentication
+from multiarm.authentication import SECONDS_A_DAY, authentication, require_authentication
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import StartError, Unavailable
 from multiarm.http.app import build_app
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-SECONDS_A_DAY = 86_400
 BACKLOG_CONNECTIONS = 2048
 MOST_OPEN_FILES = 1 << 20
 TICKS_A_SECOND = 10  # of uvicorn's main loop

@@ -87,11 +87,9 @@ class Bearer:
 
     def require_on(self, verb: Verb, experiment_id: str) -> None:
         """The same for an experiment that is named in a path; one that is not for this token does not exist."""
-        if self.scopes.allow(verb, experiment_id):
-            return
         if not self.scopes.see(experiment_id):
             raise ExperimentNotFound(experiment_id)
-        raise InsufficientScope(scope_for(verb, experiment_id))
+        self.require(verb, experiment_id)
 
 
 def scope_for(verb: Verb, experiment_id: str | None) -> str:

@@ -8,7 +8,7 @@ from multiarm.domain.arm import ID_PATTERN
 Verb: TypeAlias = Literal["draw", "update", "read", "admin"]
 
 VERBS: tuple[Verb, ...] = get_args(Verb)
-SCOPE = re.compile(rf"({'|'.join(VERBS)})(?::({ID_PATTERN[1:-1]})?(\*)?)?")
+SCOPE = re.compile(rf"({'|'.join(VERBS)})(?::(?!$)({ID_PATTERN[1:-1]})?(\*)?)?")
 
 
 class Scopes:
@@ -27,7 +27,7 @@ class Scopes:
         self._prefixes: dict[str, tuple[str, ...]] = {}
         for word in claim.split(" "):
             match = SCOPE.fullmatch(word)
-            if match is None or word.endswith(":"):
+            if match is None:
                 continue
             verb, experiment_id, star = match.groups()
             if ":" not in word:
@@ -57,4 +57,4 @@ class Scopes:
 
 def unknown_scopes(claim: str) -> list[str]:
     """The words that allow nothing here: for whoever mints tokens, a slip of the pen."""
-    return [word for word in claim.split(" ") if SCOPE.fullmatch(word) is None or word.endswith(":")]
+    return [word for word in claim.split(" ") if SCOPE.fullmatch(word) is None]

@@ -89,10 +89,9 @@ class Gate:
 
     async def _let_in(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Bearer:
         """Who it is; MultiarmError where it may not come in."""
-        if self._verifier is not None and path in OPEN:
-            return NOBODY
         is_documentation = path == b"/docs" or path.startswith(b"/docs/")
-        if self._verifier is not None and is_documentation and self._documentation_is_open:
+        is_open = path in OPEN or (is_documentation and self._documentation_is_open)
+        if self._verifier is not None and is_open:
             return NOBODY
         try:
             bearer = self.identify(headers)

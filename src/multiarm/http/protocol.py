@@ -149,8 +149,11 @@ class Protocol(HttpToolsProtocol):
             if plain is None:
                 cut = data.find(END_OF_HEAD) + 4
                 plain = self._known.get(data[:cut])
-            is_whole = plain is not None and plain.content_length == len(data) - cut <= LARGE_BODY_BYTES
-            if is_whole and plain is not None and self._lane is not None:
+            if (
+                plain is not None
+                and self._lane is not None
+                and plain.content_length == len(data) - cut <= LARGE_BODY_BYTES
+            ):
                 self._owed, self.at_rest = True, False
                 self._lane.take(self, plain, data[cut:])
                 return
