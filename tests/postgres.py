@@ -8,14 +8,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import pytest
@@ -30,6 +30,7 @@ from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import ExperimentState, Increment
 from multiarm.domain.spec import CreateExperiment, Update
 from multiarm.service.accountant import Accountant
+from multiarm.service.batch import BatchFaults
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
 from multiarm.service.state_store import StateStore
@@ -42,6 +43,7 @@ from multiarm.storage.rewards import GroupResult, UpdateRequest, commit_updates
 from multiarm.storage.schema import metadata
 
 T = TypeVar("T")
+Submitted: TypeAlias = "asyncio.Future[list[bool | Exception]]"
 NOON = 1_772_366_400.0
 NODE, OTHER_NODE = 1, 2
 KINDS = ("sqlite", "postgresql")
@@ -263,6 +265,23 @@ class Service:
     def rows_in_memory(self, experiment_id: str = "button") -> dict[int, Row]:
         rows = self.state(experiment_id).rows
         return {number: row._replace(draw_count=0) for number, row in rows.items() if row.pull_count}
+
+    def submit(self, experiment: Experiment, increments: Sequence[Increment], now: float) -> Submitted:
+        """Rewards of as many requests; the future is there when each of them has its answer."""
+        told: Submitted = asyncio.get_running_loop().create_future()
+        outcomes: dict[int, bool | Exception] = {}
+
+        def reply(start: int, some: Sequence[bool | Exception]) -> None:
+            outcomes.update(enumerate(some, start))
+            if len(outcomes) == len(increments):
+                told.set_result([outcomes[index] for index in range(len(increments))])
+
+        self.supervisor.submit(experiment, increments, now, reply)
+        return told
+
+    async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
+        """How many were new."""
+        return sum(await (await self.supervisor.submit_batch(experiment_id, updates, faults)))
 
     def audit(self) -> list[Entry]:
         return audit_of(str(self.engine.url))

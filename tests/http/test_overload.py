@@ -78,9 +78,7 @@ def send_in_turns(wires: list[Wire], experiment_id: str) -> None:
             time.sleep(TAKEN_S)
 
 
-@pytest.mark.parametrize("server", [LANES["no-lane"]], ids=["no-lane"], indirect=True)
 def test_what_does_not_fit_is_refused_while_the_rest_still_waits(server: RunningServer) -> None:
-    """With the lane, those that came in one turn of the loop are answered together, the refused ones among them."""
     experiment_id = warm_up(server)
     counted, before = pulls(server, experiment_id), memory_bytes(server)
     with many(server, CLIENTS) as wires, ExitStack() as lock:

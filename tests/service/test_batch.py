@@ -108,7 +108,7 @@ class TestBatches:
                 enqueue(request, reply)
 
             monkeypatch.setattr(service.store, "update", count_ticks)
-            batch = asyncio.create_task(service.supervisor.update_batch("button", updates, BatchFaults()))
+            batch = asyncio.create_task(service.update_batch("button", updates, BatchFaults()))
             while not batch.done():
                 await asyncio.sleep(0)
                 ticks += 1
@@ -126,7 +126,7 @@ class TestBatches:
             updates = [Update(1.0, arm_id="red"), Update(2.0, arm_id="red"), None, Update(1.0, arm_id="blue")]
             faults.add(2, InvalidRequest([Fault("reward", "invalid", "a string")]))
             with pytest.raises(BatchRejected) as caught:
-                await service.supervisor.update_batch("button", updates, faults)
+                await service.update_batch("button", updates, faults)
             paths = [fault.path for fault in caught.value.faults]
             assert paths == ["updates[1].reward", "updates[2].reward", "updates[3].arm_id"]
             assert await service.rows() == service.rows_in_memory() == {}
@@ -136,7 +136,7 @@ class TestBatches:
     def test_duplicates_in_it_are_counted_once(self, tmp_path: Path) -> None:
         async def story(service: Service) -> None:
             await service.create()
-            update = service.supervisor.update_batch
+            update = service.update_batch
             updates = [*decided(service, 3), Update(0.5, arm_id="red", key="a"), Update(0.5, arm_id="red")] * 2
             assert await update("button", updates, BatchFaults()) == 6
             assert await update("button", updates, BatchFaults()) == 2
@@ -173,7 +173,7 @@ class TestBatches:
                     other.close()
             changing = asyncio.create_task(changes[change])
             with pytest.raises(MultiarmError) as caught:
-                await supervisor.update_batch("button", updates, BatchFaults())
+                await service.update_batch("button", updates, BatchFaults())
             await changing
             assert isinstance(getattr(caught.value, "worst", caught.value), expected)
             stored = await service.store.run(lambda c: own_rows(c, NODE, [uid]))
@@ -191,7 +191,7 @@ class TestBatches:
             show = partial(service.supervisor.experiment("button").reset, epoch)
             asyncio.get_running_loop().call_soon(show)  # when the batch first yields
             with pytest.raises(StaleEpoch):
-                await service.supervisor.update_batch("button", [Update(1.0, arm_id="red")] * 600, BatchFaults())
+                await service.update_batch("button", [Update(1.0, arm_id="red")] * 600, BatchFaults())
             assert service.state().epoch == 1
             assert await service.rows() == service.rows_in_memory() == {}
 

@@ -177,9 +177,7 @@ class Crowd:
                     continue
                 experiment, now = supervisor.experiment("button"), self.service.clock()
                 increments = [supervisor.credit(experiment, update, now) for update in updates]
-                told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                supervisor.submit(experiment, increments, now, told.set_result)
-                outcomes = await told
+                outcomes = await self.service.submit(experiment, increments, now)
                 self.accepted_count += sum(outcome is True for outcome in outcomes)
                 updates = [u for u, o in zip(updates, outcomes, strict=True) if isinstance(o, ExperimentChanging)]
                 self.again_count += len(updates)
@@ -190,7 +188,7 @@ class Crowd:
             batch = [self.update() for _ in range(2 * SLICE_UPDATES + 10)]
             while batch:
                 try:
-                    counted = await self.service.supervisor.update_batch("button", batch, BatchFaults())
+                    counted = await self.service.update_batch("button", batch, BatchFaults())
                 except ExperimentChanging:
                     self.again_count += 1
                 else:
@@ -354,14 +352,14 @@ class TestWhatWasCreditedBefore:
             await service.create()
             supervisor = service.supervisor
             batch = [Update(1.0, decision_id=supervisor.draw("button").decision_id) for _ in range(3 * SLICE_UPDATES)]
-            sending = asyncio.create_task(supervisor.update_batch("button", batch, BatchFaults()))
+            sending = asyncio.create_task(service.update_batch("button", batch, BatchFaults()))
             await asyncio.sleep(0)
             changing = asyncio.create_task(change(service, EXP3()))
             with pytest.raises(ExperimentChanging, match="nothing was counted"):
                 await sending
             await changing
             assert not await service.rows()
-            assert await supervisor.update_batch("button", batch, BatchFaults()) == len(batch)
+            assert await service.update_batch("button", batch, BatchFaults()) == len(batch)
             assert all(entry.balanced for entry in service.audit())
 
         run_service(tmp_path, story)
@@ -377,8 +375,7 @@ class TestWhatWasCreditedBefore:
             increments = [supervisor.credit(experiment, update, now) for update in updates]
             deleting = asyncio.create_task(supervisor.delete_arm("button", "green"))
             await asyncio.sleep(0)
-            told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            supervisor.submit(experiment, increments, now, told.set_result)
+            told = service.submit(experiment, increments, now)
             changing = asyncio.create_task(change(service, ThompsonPoisson()))
             await asyncio.sleep(0)
             assert [type(outcome) for outcome in await told] == [ExperimentChanging] * 2
@@ -435,7 +432,7 @@ class TestPending:
             assert waiting() == 9
             assert not await supervisor.update("button", updates[0])
             assert waiting() == 9
-            assert await supervisor.update_batch("button", [*updates[:5], updates[4]], BatchFaults()) == 4
+            assert await service.update_batch("button", [*updates[:5], updates[4]], BatchFaults()) == 4
             assert waiting() == 5
             await change(service, Thompson())
             assert supervisor.experiment("button").pending is None

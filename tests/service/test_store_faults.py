@@ -76,15 +76,15 @@ class TestFullDisk:
             disk.fill()
             for _ in range(3):
                 with pytest.raises(StoreUnavailable):
-                    await supervisor.update_batch("button", batch, BatchFaults())
+                    await service.update_batch("button", batch, BatchFaults())
                 with pytest.raises(StoreUnavailable):
                     await supervisor.update("button", single)
                 assert supervisor.draw("button").arm.arm_id in {"red", "green"}
                 assert supervisor.experiment("button").pull_count == 1
             disk.empty()
             assert await supervisor.update("button", single)
-            assert await supervisor.update_batch("button", batch, BatchFaults()) == 500
-            assert await supervisor.update_batch("button", batch, BatchFaults()) == 0
+            assert await service.update_batch("button", batch, BatchFaults()) == 500
+            assert await service.update_batch("button", batch, BatchFaults()) == 0
             assert await pulls(service) == 502
             assert all(entry.balanced for entry in service.audit())
 

@@ -5,7 +5,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import msgspec
 import pytest
@@ -25,9 +24,7 @@ from multiarm.domain.errors import (
 from multiarm.domain.records import Increment
 from multiarm.domain.spec import ArmSpec, Update
 from multiarm.service.batch import BatchFaults
-from postgres import Clock, Service, run_service
-
-Submitted: TypeAlias = "asyncio.Future[Sequence[bool | Exception]]"
+from postgres import Clock, Service, Submitted, run_service, until
 
 
 @dataclass
@@ -167,10 +164,10 @@ class Walk:
         updates = [update for update, _, _ in some] + ([Update(2.0, arm_id="red")] if fails else [])
         if fails:
             with pytest.raises(MultiarmError):
-                await service.supervisor.update_batch(name, updates, BatchFaults())
+                await service.update_batch(name, updates, BatchFaults())
             return
         news = [model.count(key, arm, update.reward) for update, key, arm in some]
-        assert await service.supervisor.update_batch(name, updates, BatchFaults()) == sum(news)
+        assert await service.update_batch(name, updates, BatchFaults()) == sum(news)
 
     async def stale_update(self, service: Service, name: str) -> None:
         for decisions, error in ((self.models[name].stale, StaleEpoch), (self.gone, ExperimentGone)):
@@ -286,9 +283,7 @@ def submitted(service: Service, updates: Sequence[Update | Increment], name: str
     supervisor = service.supervisor
     experiment, now = supervisor.experiment(name), service.clock()
     increments = [u if isinstance(u, Increment) else supervisor.credit(experiment, u, now) for u in updates]
-    told: Submitted = asyncio.get_running_loop().create_future()
-    supervisor.submit(experiment, increments, now, told.set_result)
-    return told
+    return service.submit(experiment, increments, now)
 
 
 def red(key: str | None = None) -> Update:
@@ -359,10 +354,45 @@ class TestRewardsOfOneTurn:
 
         run_service(tmp_path, story, mailbox_size_updates=3)
 
-    def test_a_turn_larger_than_the_mailbox_is_taken_whole_where_it_is_empty(self, tmp_path: Path) -> None:
+    def test_of_a_turn_larger_than_the_mailbox_those_that_fit_are_taken(self, tmp_path: Path) -> None:
         async def story(service: Service) -> None:
             await service.create()
-            assert await submitted(service, [red() for _ in range(9)]) == [True] * 9
+            told = await submitted(service, [red() for _ in range(9)])
+            assert told[:3] == [True] * 3
+            assert [type(outcome) for outcome in told[3:]] == [Busy] * 6
+            assert [row.pull_count for row in (await service.rows()).values()] == [3]
+
+        run_service(tmp_path, story, mailbox_size_updates=3)
+
+    def test_those_that_do_not_fit_are_told_before_the_others_are_counted(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            supervisor, now = service.supervisor, service.clock()
+            experiment = supervisor.experiment("button")
+            increments = [supervisor.credit(experiment, red(), now) for _ in range(5)]
+            told: list[tuple[int, list[type]]] = []
+            supervisor.submit(
+                experiment, increments, now, lambda start, some: told.append((start, [type(each) for each in some]))
+            )
+            assert told == [(3, [Busy, Busy])]
+            await until(lambda: len(told) == 2)
+            assert told[1] == (0, [bool] * 3)
+
+        run_service(tmp_path, story, mailbox_size_updates=3)
+
+    def test_a_batch_for_which_there_would_be_no_room_is_not_read(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            supervisor = service.supervisor
+            async with supervisor.reading(2):
+                with pytest.raises(Busy, match="2 updates wait"):
+                    async with supervisor.reading(2):
+                        pass
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(supervisor.reading(1).__aenter__(), 0.01)  # one at a time
+            async with supervisor.reading(9):  # a lone one always fits
+                pass
+            assert await service.supervisor.update("button", red())
 
         run_service(tmp_path, story, mailbox_size_updates=3)
 

@@ -20,11 +20,11 @@ a key is revoked, and a token's expiry and rate are looked at each time; nothing
 import asyncio
 import re
 import typing
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import structlog
 
@@ -44,6 +44,8 @@ from multiarm.http.problems import problem, unexpected
 
 log = structlog.get_logger()
 T = TypeVar("T")
+
+SLICE_REQUESTS = 64  # answered in one turn of the loop, beside the draws
 
 TARGET = re.compile(rb"/v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(draw|update|update_batch)")
 NEVER_TWICE = re.compile(rb"cookie|baggage|b3|x-b3-.*|date|idempotency-key|.*(trace|span).*|.*(request|correlation)-id")
@@ -69,6 +71,9 @@ class Plain(NamedTuple):
     experiment_id: str
     content_length: int
     bearer: Bearer
+
+
+Waiting: TypeAlias = tuple[Connection, Plain, bytes, float]  # the body, and when it came by the monotonic clock
 
 
 class Turn(NamedTuple):
@@ -121,10 +126,10 @@ class ExpressLane:
             (b"POST", b"update"): Operation("POST", f"{template}/update", "update", self._update),
             (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", "update", self._update_batch),
         }
-        self._waiting: list[tuple[Connection, Plain, bytes]] = []
+        self._asking: list[Waiting] = []
+        self._reporting: deque[Waiting] = deque()
         self._draws: dict[str, Draws] = {}
         self._rewards: dict[str, Rewards] = {}
-        self._came_at = 0.0
         self.stamp([])
 
     def stamp(self, first_headers: Sequence[Header]) -> None:
@@ -162,16 +167,31 @@ class ExpressLane:
             self.heads.admit(head, meaning, meaning.bearer.subject)
 
     def take(self, connection: Connection, plain: Plain, body: bytes) -> None:
-        """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as fast."""
-        if not self._waiting:
-            self._came_at = perf_counter()
+        """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as fast.
+
+        Draws go first, and of rewards no more than a slice: who draws has a visitor waiting.
+        """
+        if not self._asking and not self._reporting:
             asyncio.get_running_loop().call_soon(self._serve)
-        self._waiting.append((connection, plain, body))
+        waiting = self._asking if plain.operation.verb == "draw" else self._reporting
+        waiting.append((connection, plain, body, perf_counter()))
 
     def _serve(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        turn = Turn(self._supervisor.clock(), self._came_at)
-        for connection, plain, body in waiting:
+        now = self._supervisor.clock()
+        asking, self._asking = self._asking, []
+        reporting = [self._reporting.popleft() for _ in range(min(len(self._reporting), SLICE_REQUESTS))]
+        if self._reporting:
+            asyncio.get_running_loop().call_soon(self._serve)
+        if asking:
+            turn = self._serve_each(asking, now)
+            self._answer_draws(turn)
+        if reporting:
+            turn = self._serve_each(reporting, now)
+            self._submit_rewards(turn)
+
+    def _serve_each(self, requests: Sequence[Waiting], now: float) -> Turn:
+        turn = Turn(now, requests[0][3])
+        for connection, plain, body, _ in requests:
             try:
                 if plain.bearer is not ANYONE:
                     plain.bearer.admit(turn.now, turn.came_at)
@@ -180,10 +200,7 @@ class ExpressLane:
                 self._refuse(connection, plain, turn, error)
             except Exception:
                 self._fail(connection, plain)
-        if self._draws:
-            self._answer_draws(turn)
-        if self._rewards:
-            self._submit_rewards(turn)
+        return turn
 
     # --- draws -------------------------------------------------------------------------------------------------------
 
@@ -244,8 +261,9 @@ class ExpressLane:
             reply = partial(self._answer_updates, rewards, turn)
             self._supervisor.submit(rewards.experiment, rewards.increments, turn.now, reply)
 
-    def _answer_updates(self, rewards: Rewards, turn: Turn, outcomes: Sequence[bool | Exception]) -> None:
-        self._answer_each(rewards.plain, turn, rewards.connections, outcomes, self._answer_update)
+    def _answer_updates(self, rewards: Rewards, turn: Turn, start: int, outcomes: Sequence[bool | Exception]) -> None:
+        connections = rewards.connections[start : start + len(outcomes)]
+        self._answer_each(rewards.plain, turn, connections, outcomes, self._answer_update)
 
     def _answer_update(self, connection: Connection, is_new: bool) -> None:
         if connection.ending:
@@ -297,12 +315,17 @@ class ExpressLane:
         outcomes: Sequence[T | Exception],
         answer: Callable[[Connection, T], None],
     ) -> None:
-        """What fails for one must not keep the others from their answers."""
+        """What fails for one must not keep the others from their answers. Of many, those beyond a slice come later."""
+        if len(connections) > SLICE_REQUESTS:
+            rest = connections[SLICE_REQUESTS:], outcomes[SLICE_REQUESTS:]
+            asyncio.get_running_loop().call_soon(partial(self._answer_each, plain, turn, *rest, answer))
         statuses = []
-        for connection, outcome in zip(connections, outcomes, strict=True):
+        refusal, reason = None, None
+        for connection, outcome in zip(connections[:SLICE_REQUESTS], outcomes[:SLICE_REQUESTS], strict=True):
             try:
                 if isinstance(outcome, Exception):
-                    refusal = failed(plain, outcome)
+                    if refusal is None or outcome is not reason:
+                        refusal, reason = failed(plain, outcome), outcome
                     connection.reply(refusal)
                     statuses.append(refusal.status)
                 else:

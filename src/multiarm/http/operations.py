@@ -43,8 +43,12 @@ async def update_batch(
 ) -> Answer:
     supervisor.experiment(experiment_id)
     faults = BatchFaults(bearer.told)
-    updates = await decode_batch(body, faults)
-    if len(updates) > limit_updates:
-        raise InvalidField("updates", f"A batch may have {limit_updates:,} updates (batch_limit_updates); split it.")
-    accepted = await supervisor.update_batch(experiment_id, updates, faults)
+    async with supervisor.reading(update_count=body.count(b'"reward"')):
+        updates = await decode_batch(body, faults)
+        if len(updates) > limit_updates:
+            raise InvalidField(
+                "updates", f"A batch may have {limit_updates:,} updates (batch_limit_updates); split it."
+            )
+        counting = await supervisor.submit_batch(experiment_id, updates, faults)
+    accepted = sum(await counting)
     return json_answer(views.Counted(accepted, len(updates) - accepted))

@@ -1,6 +1,8 @@
 """A bounded mailbox between the event loop and an actor's own thread."""
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Condition
 from typing import Generic, TypeVar
 
@@ -20,6 +22,7 @@ class Mailbox(Generic[M]):
         self._messages: deque[tuple[M, int]] = deque()
         self._put_weight = 0
         self._taken_weight = 0
+        self._promised_weight = 0
         self._changed = Condition()
         self._awake = False
         self._closed = False
@@ -29,15 +32,36 @@ class Mailbox(Generic[M]):
         """The weight of what waits."""
         return self._put_weight - self._taken_weight
 
+    @property
+    def room(self) -> int:
+        """The weight that still fits."""
+        return self.capacity - self._put_weight + self._taken_weight
+
     def put(self, message: M, weight: int = 1) -> None:
         """Leave a message, for `wake` to show. Busy where it would grow past its capacity; a lone one always fits."""
         waiting = self._put_weight - self._taken_weight
         if self._closed:
             raise StoreUnavailable("The server is shutting down.")
         if waiting and waiting + weight > self.capacity:
-            raise Busy(f"{waiting} updates wait for the database already; try again in a moment.")
+            raise self.busy()
         self._put_weight += weight
         self._messages.append((message, weight))
+
+    @contextmanager
+    def promised(self, weight: int) -> Iterator[None]:
+        """Of messages that are still being made: Busy where, with all others that are, it would find no room."""
+        taken = self._put_weight - self._taken_weight + self._promised_weight
+        if taken and taken + weight > self.capacity:
+            raise self.busy()
+        self._promised_weight += weight
+        try:
+            yield
+        finally:
+            self._promised_weight -= weight
+
+    def busy(self) -> Busy:
+        waiting = self._put_weight - self._taken_weight + self._promised_weight
+        return Busy(f"{waiting} updates wait for the database already; try again in a moment.")
 
     def wake(self) -> None:
         """Let the other thread look at what was put."""

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 
-from multiarm.domain.errors import CommitUnknown, StoreUnavailable
+from multiarm.domain.errors import Busy, CommitUnknown, StoreUnavailable
 from multiarm.domain.evidence import Row
 from multiarm.service.mailbox import Mailbox
 from multiarm.storage.engine import is_lost, transact
@@ -86,6 +87,19 @@ class StateStore:
     def update(self, request: UpdateRequest, reply: Reply) -> None:
         """Enqueue; Busy where the mailbox is full. `reply` gets list[bool], for each increment whether it was new."""
         self._put(UpdateMessage(request, reply), len(request.increments))
+
+    @property
+    def room_updates(self) -> int:
+        """How many more may wait."""
+        return self._mailbox.room
+
+    def busy(self) -> Busy:
+        """For those beyond `room_updates`."""
+        return self._mailbox.busy()
+
+    def promised(self, update_count: int) -> AbstractContextManager[None]:
+        """Room for updates that are still being read; Busy where there is none."""
+        return self._mailbox.promised(update_count)
 
     @property
     def available(self) -> bool:

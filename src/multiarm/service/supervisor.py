@@ -7,15 +7,18 @@ where the caller has gone meanwhile.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import compress
+from typing import TypeAlias
 
 import msgspec
 
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import (
+    Busy,
     CommitUnknown,
     DecisionOfAnother,
     ExperimentChanging,
@@ -40,6 +43,8 @@ from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
 from multiarm.storage.columns import DecisionRun, RewardRun
 from multiarm.storage.rewards import Outcome, UpdateRequest
+
+Reply: TypeAlias = Callable[[int, Sequence[bool | Exception]], None]
 
 
 class Supervisor(Administration):
@@ -68,6 +73,7 @@ class Supervisor(Administration):
         self._limits = limits
         self._decision_lifetime_s = decision_lifetime_s
         self._rng = rng or random.Random()
+        self._one_at_a_time = asyncio.Lock()
         self.health = HealthKeeper(restart_policy, self.reload, clock=clock)
         self._allocator = Allocator(
             Budget(budget_share), executor, inline_limit_s=inline_limit_s, on_failure=self.health.failed
@@ -112,7 +118,7 @@ class Supervisor(Administration):
         """Count one reward, durably. False where it was counted before."""
         experiment = await self.settled(experiment_id)
         now = self.clock()
-        return (await self._counted(experiment, [self.credit(experiment, update, now)], now))[0]
+        return (await self._counting(experiment, [self.credit(experiment, update, now)], now))[0]
 
     def credit(self, experiment: Experiment, update: Update, now: float) -> Increment:
         """What a reward adds, for an experiment that is not in doubt; raises what is wrong with it."""
@@ -126,50 +132,53 @@ class Supervisor(Administration):
         experiment: Experiment,
         increments: Sequence[Increment],
         now: float,
-        reply: Callable[[Sequence[bool | Exception]], None],
+        reply: Reply,
     ) -> None:
         """Count rewards of as many requests, in one piece if that can be; a refused one takes no other along.
 
-        `reply` gets for each whether it was new, or why it was not counted after all.
+        `reply` gets, from the first or a later one on, whether each was new, or why it was not counted after all: in
+        parts, for those that find no room are told at once.
         """
-        self._submit(experiment, request_of(experiment, increments, now), reply)
+        room = self._store.room_updates
+        if room < len(increments):
+            reply(room, [self._store.busy()] * (len(increments) - room))
+            increments = increments[:room]
+        if increments:
+            self._submit(experiment, request_of(experiment, increments, now), 0, reply)
 
-    def _submit(
-        self, experiment: Experiment, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
-    ) -> None:
+    def _submit(self, experiment: Experiment, request: UpdateRequest, start: int, reply: Reply) -> None:
         policy = experiment.state.spec.policy
 
         def replied(outcome: Outcome) -> None:
             if isinstance(outcome, list):
-                reply(outcome)
-            elif len(request.increments) == 1 or isinstance(outcome, StoreUnavailable):
-                reply([outcome] * len(request.increments))
+                reply(start, outcome)
+            elif len(request.increments) == 1 or isinstance(outcome, StoreUnavailable | Busy):
+                reply(start, [outcome] * len(request.increments))
             elif self._is_credited_with(policy, experiment):
-                self._submit_each(experiment, request, reply)
+                for index, increment in enumerate(request.increments, start):
+                    self._submit(experiment, msgspec.structs.replace(request, increments=[increment]), index, reply)
             else:
-                reply([policy_changed()] * len(request.increments))
+                reply(start, [policy_changed()] * len(request.increments))
 
         try:
             self._commit(experiment, request, replied)
         except MultiarmError as error:
             replied(error)
 
-    def _submit_each(
-        self, experiment: Experiment, request: UpdateRequest, reply: Callable[[Sequence[bool | Exception]], None]
-    ) -> None:
-        outcomes: dict[int, bool | Exception] = {}
+    @asynccontextmanager
+    async def reading(self, update_count: int) -> AsyncIterator[None]:
+        """A batch's turn to be read: one at a time, so that draws wait for no more than a slice of one.
 
-        def replied(index: int, outcome: Sequence[bool | Exception]) -> None:
-            outcomes[index] = outcome[0]
-            if len(outcomes) == len(request.increments):
-                reply([outcomes[index] for index in range(len(outcomes))])
+        update_count: about as many as it has; Busy at once where they would find no room.
+        """
+        with self._store.promised(update_count):
+            async with self._one_at_a_time:
+                yield
 
-        for index, increment in enumerate(request.increments):
-            alone = msgspec.structs.replace(request, increments=[increment])
-            self._submit(experiment, alone, partial(replied, index))
-
-    async def update_batch(self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults) -> int:
-        """Count a batch, all or nothing; returns how many were new.
+    async def submit_batch(
+        self, experiment_id: str, updates: Sequence[Update | None], faults: BatchFaults
+    ) -> asyncio.Future[list[bool]]:
+        """Count a batch, all or nothing. It is on its way then; the future says for each whether it was new.
 
         An update that could not even be decoded is None, and `faults` has it already. BatchRejected lists them all.
         """
@@ -194,13 +203,14 @@ class Supervisor(Administration):
             raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
         if not self._is_credited_with(policy, experiment):
             raise policy_changed()
-        return sum(await self._counted(experiment, increments, now))
+        return self._counting(experiment, increments, now)
 
-    async def _counted(self, experiment: Experiment, increments: Sequence[Increment], now: float) -> list[bool]:
+    def _counting(
+        self, experiment: Experiment, increments: Sequence[Increment], now: float
+    ) -> asyncio.Future[list[bool]]:
         future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-        request = request_of(experiment, increments, now)
-        self._commit(experiment, request, partial(settle, future))
-        return await future
+        self._commit(experiment, request_of(experiment, increments, now), partial(settle, future))
+        return future
 
     def _is_credited_with(self, policy: AnyPolicy, experiment: Experiment) -> bool:
         """Whether what was credited with `policy` would still be right."""
