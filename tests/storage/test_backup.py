@@ -20,6 +20,7 @@ from alembic.config import Config
 
 from multiarm.domain.errors import StartError
 from multiarm.domain.policies import VDBE, Thompson
+from multiarm.storage import backup
 from multiarm.storage.backup import back_up, restore
 from multiarm.storage.check import check_directory
 from multiarm.storage.data_directory import DataDirectory
@@ -142,6 +143,34 @@ class TestOfARunningServer:
         assert check_directory(home).good
         with closing(sqlite3.connect(home / "multiarm.db")) as database:
             assert database.execute("SELECT count(DISTINCT node) FROM evidence").fetchone() == (1,)
+
+
+class TestOneMoment:
+    def test_what_is_committed_between_two_steps_is_not_in_it(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And does not make it begin again, or under load it would never end."""
+        before, steps = keys_in(data / "multiarm.db"), 0
+        page_count = 0
+
+        def commit(*_: int) -> None:
+            nonlocal steps, page_count
+            steps += 1
+            assert steps <= 1_000, "it begins again and again"
+            if steps == 1:
+                (page_count,) = writer.execute("PRAGMA page_count").fetchone()
+            with writer:
+                writer.execute(
+                    "INSERT INTO reward (experiment, key, arm, epoch, evidence_time, received_at, reward, node)"
+                    f" SELECT experiment, 'k:between{steps}', arm, 99, 0, 0, 0, 1 FROM reward LIMIT 1"
+                )
+
+        monkeypatch.setattr(backup, "STEP_PAGES", 1)
+        monkeypatch.setattr(backup, "listen", commit)
+        with closing(sqlite3.connect(data / "multiarm.db")) as writer:
+            back_up(data, tmp_path / "b.db")
+        assert 5 < steps <= page_count + 1
+        assert keys_in(tmp_path / "b.db") == before
 
 
 class TestWholeOrNotAtAll:

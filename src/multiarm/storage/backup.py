@@ -122,7 +122,11 @@ def read_into(source: Path, target: Path) -> None:
         writing.execute("PRAGMA synchronous=OFF")  # it is synced once it is whole
         reading.execute("BEGIN")  # or each commit of the server's would make the copy begin again
         reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        reading.backup(writing, pages=STEP_PAGES, progress=lambda *_: None)  # so that Ctrl-C is heard
+        reading.backup(writing, pages=STEP_PAGES, progress=listen)
+
+
+def listen(*_: int) -> None:
+    """Called after each step of a copy: back in Python, Ctrl-C is heard."""
 
 
 def examined(path: Path, *, upgrade: bool) -> Copied:
