@@ -52,7 +52,7 @@ class TestHelp:
     def test_it_names_the_commands(self, run: Callable[..., Done]) -> None:
         done = run("--help")
         assert done.returncode == 0
-        for command in ("serve", "demo", "simulate", "plan", "check", "version"):
+        for command in ("serve", "demo", "simulate", "plan", "check", "backup", "restore", "version"):
             assert command in done.stdout
 
     @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ ADMIN = bearing(token())
 
 
 class Route(NamedTuple):
-    """`rest`: of the path, behind the experiment's id."""
+    """`rest`: of the path, behind the experiment's id. `statuses`: of its answers where it is allowed."""
 
     verb: Verb
     method: str
     rest: str
     body: object = None
+    statuses: tuple[int, ...] = (200, 201, 204)
 
     def on(self, name: str, scope: str) -> bytes:
         line = bearing(token(scope))
@@ -31,6 +32,8 @@ ROUTES = [
     Route("draw", "GET", "/draw"),
     Route("update", "POST", "/update", REWARD),
     Route("update", "POST", "/update_batch", {"updates": [REWARD]}),
+    Route("update", "PUT", "/reward/key/k", {"reward": 0}, (404,)),
+    Route("update", "PUT", "/reward/decision/d", {"reward": 0}, (422,)),
     Route("read", "GET", ""),
     Route("read", "GET", "/stats"),
     Route("admin", "PUT", "/reset"),

@@ -184,3 +184,36 @@ class TestRowsAsArrays:
     def test_stacked_keeps_the_order_of_its_parts(self) -> None:
         first, second = evidence_of(1.0), evidence_of(2.0, 2.0)
         assert Evidence.stacked([second, first]).pulls.tolist() == [2.0, 1.0]
+
+
+class TestCorrected:
+    def test_old_out_new_in(self) -> None:
+        row = Row((2.0, 8.0, 34.0), 100.0, 2, 9)
+        assert row.corrected((1.0, 3.0, 9.0), (1.0, 4.0, 16.0), 50.0, None) == Row((2.0, 9.0, 41.0), 100.0, 2, 9)
+        assert row.corrected((1.0, 3.0, 9.0), None, 50.0, None) == Row((1.0, 5.0, 25.0), 100.0, 1, 9)
+        assert row.corrected(None, (1.0, 1.0, 1.0), 50.0, None) == Row((3.0, 9.0, 35.0), 100.0, 3, 9)
+
+    def test_both_weigh_what_their_age_left(self) -> None:
+        row = Row((1.25, 3.0, 10.0), 120.0, 2)
+        assert row.corrected((1.0, 4.0, 16.0), (1.0, 8.0, 64.0), 0.0, 60.0) == Row((1.25, 4.0, 22.0), 120.0, 2)
+
+    def test_a_row_of_another_nodes_reward_goes_below_zero(self) -> None:
+        assert Row().corrected((1.0, 3.0, 9.0), None, 50.0, None) == Row((-1.0, -3.0, -9.0), 50.0, -1)
+
+    def test_what_rounding_leaves_is_nothing(self) -> None:
+        """0.1 + 0.2 − 0.3 is not 0 in floats; and a row decayed twice is not one decayed once."""
+        row = Row().plus([((1.0, 0.1, 0.01), 0.0), ((1.0, 0.2, 0.04), 0.0)], None)
+        row = row.corrected((1.0, 0.1, 0.01), (1.0, -0.2, 0.04), 0.0, None)
+        assert row.sums[1] == 0.0
+        row = (
+            Row((1.0, 0.3, 0.09), 0.0, 1)
+            .plus([((1.0, 5.0, 25.0), 1003.0)], 977.0)
+            .plus([((1.0, 7.0, 49.0), 5003.0)], 977.0)
+        )
+        for time, value in ((0.0, 0.3), (1003.0, 5.0), (5003.0, 7.0)):
+            row = row.corrected((1.0, value, value * value), None, time, 977.0)
+        assert row[:3] == ((0.0, 0.0, 0.0), 5003.0, 0)
+
+    def test_evidence_of_no_rewards_is_zero(self) -> None:
+        rows = [Row((1e-17, -3e-17, 1e-18), 0.0, 0), Row((-1e-17, 1.0, 1.0), 0.0, 3), Row((2.0, 1.0, 1.0), 0.0, 2)]
+        assert Evidence.from_rows(rows).without_leftovers().sums.tolist() == [[0.0] * 3, [0.0] * 3, [2.0, 1.0, 1.0]]

@@ -11,6 +11,7 @@ import schemathesis
 
 from multiarm import __version__
 from multiarm.domain.policies import AnyPolicy
+from multiarm.http.correction_routes import CORRECTION_HANDLERS
 from multiarm.http.routes import HANDLERS
 
 
@@ -62,7 +63,7 @@ class TestDocument:
     def test_it_lists_every_route_and_no_other(self, document: dict[str, Any]) -> None:
         served = {
             (method, re.sub(r"\{(\w+):str\}", r"{\1}", path))
-            for handler in HANDLERS
+            for handler in (*HANDLERS, *CORRECTION_HANDLERS)
             for path in handler.paths
             for method in handler.http_methods
             if method not in {"OPTIONS", "HEAD"}
@@ -102,7 +103,7 @@ class TestDocument:
             **dict.fromkeys(("ping", "live", "ready")),
             **dict.fromkeys((*admin, *arms), "admin"),
             **dict.fromkeys(("list", "describe", "stats"), "read"),
-            **dict.fromkeys(("update", "update_batch"), "update"),
+            **dict.fromkeys(("update", "update_batch", "correct_decision", "correct_key"), "update"),
             "draw": "draw",
         }
         for _, _, operation in operations(document):
@@ -121,6 +122,8 @@ class TestDocument:
             "/v1/{experiment_id}/add_arm": False,
             "/v1/{experiment_id}/update": True,
             "/v1/{experiment_id}/update_batch": True,
+            "/v1/{experiment_id}/reward/decision/{decision_id}": True,
+            "/v1/{experiment_id}/reward/key/{key}": True,
         }
 
     def test_policies_stand_in_the_request_with_their_ranges_and_defaults(self, document: dict[str, Any]) -> None:

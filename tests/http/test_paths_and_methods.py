@@ -24,6 +24,8 @@ ROUTES = [
     ("GET", "/v1/{e}/draw"),
     ("POST", "/v1/{e}/update"),
     ("POST", "/v1/{e}/update_batch"),
+    ("PUT", "/v1/{e}/reward/decision/{a}"),
+    ("PUT", "/v1/{e}/reward/key/{a}"),
     ("GET", "/v1/{e}/stats"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),

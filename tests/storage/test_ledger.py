@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,6 +25,7 @@ from multiarm.storage.segment import Compacted
 
 RED = Arm(0, "red")
 ONE = (1.0, 1.0, 1.0)
+LATER_COLUMNS = ["exposure", "events", "counted_reward", "corrects"]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 DAY_S = 86_400
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
@@ -455,7 +457,10 @@ class TestDocument:
     ) -> None:
         write_example(Ledger(tmp_path / "data" / "ledger"))
         [file] = (tmp_path / "data" / "ledger" / "rewards").glob("date=*/*.parquet")
-        older = pq.read_table(file, partitioning=None).drop_columns(["exposure", "events", "counted_reward"])
+        older = pq.read_table(file, partitioning=None).drop_columns(LATER_COLUMNS)
+        for name in ("decision", "key"):  # others, or the rows would be corrections
+            others = pc.replace_substring(pc.utf8_reverse(older[name]), "k", "another")
+            older = older.set_column(older.column_names.index(name), name, others)
         pq.write_table(older, file.with_name("20260101T000000Z-0123456789abcdef.parquet"))
         monkeypatch.chdir(tmp_path)
         queries = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -463,6 +468,37 @@ class TestDocument:
             answers = [connection.execute(query).fetchall() for query in queries]
         assert answers[0] == [("blue", 4, 0.5), ("red", 8, 2.75)]
         assert [row[:2] for row in answers[2]] == [("button", "blue"), ("button", "red")]
+
+    def test_of_a_corrected_reward_the_last_word_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ledger = Ledger(tmp_path / "data" / "ledger")
+        runs: list[RewardRun] = []
+        for key, word in (("a", (2.0, 4.0)), ("b", (8.0, None)), ("c", (8.0, None, 6.0)), ("d", (5.0,))):
+            before: float | None = None
+            for value in word:
+                increment = Increment(RED, ONE, NOON, f"k:{key}", value or 0.0, None, None, None, None)
+                run = RewardRun(NOON + len(runs), "button", 1, 0, [increment], [True])
+                runs.append(run._replace(corrects=before, withdrawn=value is None))
+                before = value
+        assert ledger.write("rewards", runs, NOON) == 8
+        ledger.close()
+        compact(ledger)
+        monkeypatch.chdir(tmp_path)
+        query = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[0]
+        rows = "SELECT reward, corrects FROM 'data/ledger/rewards/**/*.parquet' ORDER BY time"
+        with duckdb.connect() as connection:
+            assert connection.execute(query.replace("coalesce(counted_reward, reward)", "reward")).fetchall() == [
+                ("red", 3, 5.0)
+            ]
+            assert connection.execute(rows).fetchall() == [
+                (2.0, None),
+                (4.0, 2.0),
+                (8.0, None),
+                (None, 8.0),
+                (8.0, None),
+                (None, 8.0),
+                (6.0, None),
+                (5.0, None),
+            ]
 
     @pytest.mark.parametrize("table", SCHEMAS)
     def test_every_column_is_described(self, table: Table) -> None:

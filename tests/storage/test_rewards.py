@@ -64,6 +64,7 @@ class TestCounting:
             NODE,
             None,
             None,
+            None,
         )
 
     def test_the_rows_returned_are_those_that_now_stand(self, database: Database) -> None:

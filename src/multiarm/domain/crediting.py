@@ -60,16 +60,30 @@ class Crediting:
             raise_all(self._faults(update, now))
             raise
         time = now if ts is None else min(ts, now)
-        key = None if update.key is None else f"k:{update.key}"
+        key = None if update.key is None else key_of_caller(update.key)
         numbers = spec.policy.increment(observation_of(update, spec.reward_origin, time))
         return Increment(arm, numbers, time, key, reward, None, None, None, ts, update.exposure, update.events)
+
+    def claims_of(self, decision_id: str) -> Claims:
+        """What a decision of this epoch says, however old; InvalidDecision, ForeignDecision or StaleEpoch."""
+        claims = self._signer.open(decision_id)
+        if claims.uid != self.state.uid:
+            raise ForeignDecision(claims.uid)
+        if claims.epoch != self.state.epoch:
+            raise StaleEpoch("The decision was drawn before the experiment was reset; drop it.")
+        return claims
+
+    def require_young(self, claims: Claims, now: float) -> None:
+        """DecisionExpired where the decision's reward may be gone already."""
+        if claims.time < now - self._decision_lifetime_s:
+            raise DecisionExpired("Rewards are taken for as long as reward_retention_days says; drop it.")
 
     def _increment_of_decision(self, update: Update, ts: float | None, now: float) -> Increment:
         arm, claims = self._decided(update, now)
         spec = self.state.spec
         time = min(claims.time, now)
         numbers = spec.policy.increment(observation_of(update, spec.reward_origin, time, claims.propensity))
-        key = f"d:{claims.unique.hex()}"
+        key = key_of_decision(claims)
         return Increment(
             arm,
             numbers,
@@ -99,13 +113,8 @@ class Crediting:
         """The arm that an update with a decision is for, and what the decision says."""
         if update.arm_id is not None or update.key is not None:
             raise InvalidField("", "A decision_id says which arm, and is its own key: give neither arm_id nor key.")
-        claims = self._signer.open(update.decision_id or "")
-        if claims.uid != self.state.uid:
-            raise ForeignDecision(claims.uid)
-        if claims.epoch != self.state.epoch:
-            raise StaleEpoch("The decision was drawn before the experiment was reset; drop it.")
-        if claims.time < now - self._decision_lifetime_s:
-            raise DecisionExpired("Rewards are taken for as long as reward_retention_days says; drop it.")
+        claims = self.claims_of(update.decision_id or "")
+        self.require_young(claims, now)
         arm = self.state.arms.get(claims.arm_number)
         if arm is None:
             raise InvalidDecision("The experiment never had the arm that it names.")
@@ -126,6 +135,16 @@ class Crediting:
                 except MultiarmError as error:
                     faults.append(error)
         return faults
+
+
+def key_of_caller(key: str) -> str:
+    """Under which a reward with a key of the caller's is stored."""
+    return f"k:{key}"
+
+
+def key_of_decision(claims: Claims) -> str:
+    """Under which the reward of a decision is stored."""
+    return f"d:{claims.unique.hex()}"
 
 
 def observation_of(update: Update, origin: float, time: float, propensity: float | None = None) -> Observation:

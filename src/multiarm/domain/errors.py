@@ -83,6 +83,11 @@ class ArmNotFound(NotFound):
         super().__init__(f"There is no arm {arm_id[:64]!r} in this experiment; its stats show those that exist.")
 
 
+class RewardNotFound(NotFound):
+    type = "reward-not-found"
+    title = "No such reward"
+
+
 # --- 409: not in this state ----------------------------------------------------------------------------
 
 

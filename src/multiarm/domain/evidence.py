@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+ROUNDING = 1e-14  # of what was taken out of a sum: less than that is left of it by rounding alone
 FORGOTTEN = 1e-200  # weights below count as none: sums so small would lose their digits, and means drift
 BASE_COLUMNS = ("effective_pulls", "reward", "reward2")
 
@@ -60,6 +61,23 @@ class Row(NamedTuple):
             columns = (map(mul, weights, column) for column in columns)
         sums = tuple(map(math.fsum, columns))
         return type(self)(sums, as_of, self.pull_count + count, self.draw_count)
+
+    def corrected(
+        self, old: Sequence[float] | None, new: Sequence[float] | None, time: float, half_life_s: float | None
+    ) -> Self:
+        """This row with the increment `old` taken out and `new` put in, C numbers each, of the same evidence time.
+
+        None: no reward. What was taken out may have been counted by another node: the row may go below zero.
+        """
+        less = () if old is None else tuple(-number for number in old)
+        terms = [numbers for numbers in (less, new) if numbers]
+        row = self.plus_columns(terms, [time] * len(terms), half_life_s)
+        weight = ROUNDING * decay_weight(row.as_of - time, half_life_s)
+        sums = tuple(
+            0.0 if abs(value) <= weight * abs(gone) else value
+            for value, gone in zip(row.sums, less or (0.0,) * len(row.sums), strict=True)
+        )
+        return row._replace(sums=sums, pull_count=self.pull_count + (new is not None) - (old is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,11 @@ class Evidence:
         as_of = np.maximum(self.as_of, other.as_of)
         mine, theirs = self.decayed(as_of), other.decayed(as_of)
         return replace(self, sums=mine.sums + theirs.sums, as_of=as_of, pull_count=self.pull_count + other.pull_count)
+
+    def without_leftovers(self) -> Self:
+        """The same, rows that hold no reward zero: where all were withdrawn, rounding may have left something."""
+        left = (self.pull_count <= 0) | (self.pulls <= 0)
+        return replace(self, sums=np.where(left[..., None], 0.0, self.sums)) if left.any() else self
 
     def take(self, arms: Sequence[int]) -> Self:
         """The rows of these arms only, by position, copied."""

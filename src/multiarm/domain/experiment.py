@@ -253,7 +253,7 @@ class Experiment(Crediting):
     def _evidence(self, numbers: Sequence[int]) -> Evidence:
         own = self._as_evidence([self.state.rows.get(number, Row()) for number in numbers])
         if not self._other or not numbers:
-            return own
+            return own.without_leftovers()
         empty = self._as_evidence([Row()])
         others = [self._other.get(number, empty) for number in numbers]
-        return own + Evidence.stacked(others)
+        return (own + Evidence.stacked(others)).without_leftovers()

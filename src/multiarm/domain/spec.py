@@ -126,6 +126,12 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     ) = None
 
 
+class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a reward that was counted should have been."""
+
+    reward: Annotated[float | None, Meta(description="In the policy's range; null: there was none, withdraw it.")]
+
+
 class UpdateBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rewards that count together or not at all."""
 

@@ -14,6 +14,7 @@ DELETE  /v1/{experiment_id}/delete_arm/{arm_id}
 PUT     /v1/{experiment_id}/enable_arm/{arm_id} | disable_arm/{arm_id}
 GET     /v1/{experiment_id}/draw                     choose an arm
 POST    /v1/{experiment_id}/update | update_batch    report rewards
+PUT     /v1/{experiment_id}/reward/decision/{decision_id} | reward/key/{key}    put one right
 GET     /v1/{experiment_id}/stats                    what is known of each arm
 GET     /health/live | /health/ready
 GET     /docs | /docs/openapi.json                   a page to try it, and the document behind it
@@ -27,6 +28,7 @@ from litestar.exceptions import HTTPException
 
 from multiarm.domain.errors import MultiarmError
 from multiarm.http import problems
+from multiarm.http.correction_routes import CORRECTION_HANDLERS
 from multiarm.http.endpoints import Services
 from multiarm.http.gate import Gate
 from multiarm.http.limits import Amount
@@ -57,7 +59,7 @@ def build_app(
         Exception: problems.on_unexpected,
     }
     app = Litestar(
-        [*HANDLERS, asset],
+        [*HANDLERS, *CORRECTION_HANDLERS, asset],
         openapi_config=openapi_config(),
         exception_handlers=exception_handlers,
         request_max_body_size=settings.body_limit_bytes,

@@ -72,6 +72,16 @@ class Call:
         arm_id: str = self._scope["path_params"]["arm_id"]
         return arm_id
 
+    @property
+    def decision_id(self) -> str:
+        decision_id: str = self._scope["path_params"]["decision_id"]
+        return decision_id
+
+    @property
+    def key(self) -> str:
+        key: str = self._scope["path_params"]["key"]
+        return key
+
     async def body(self) -> bytes:
         """The body, empty where there is none.
 

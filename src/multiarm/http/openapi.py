@@ -38,7 +38,12 @@ SECURITY = {
         "description": "Where the server asks for tokens; `multiarm token` mints some.",
     }
 }
-PARAMETERS = {"experiment_id": "The experiment's id.", "arm_id": "The arm's id."}
+PARAMETERS = {
+    "experiment_id": "The experiment's id.",
+    "arm_id": "The arm's id.",
+    "decision_id": "As `draw` returned it.",
+    "key": "As the update had it.",
+}
 
 
 @dataclass(frozen=True, slots=True)

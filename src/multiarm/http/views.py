@@ -49,6 +49,12 @@ class Counted(msgspec.Struct, frozen=True):
     duplicates: int
 
 
+class Corrected(msgspec.Struct, frozen=True):
+    """`corrected`: false where the reward stood like that already."""
+
+    corrected: bool
+
+
 class Stats(msgspec.Struct, frozen=True):
     arms: dict[str, ArmStatistics]
 

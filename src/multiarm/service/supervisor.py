@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from multiarm.domain.crediting import key_of_caller, key_of_decision
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import (
     Busy,
@@ -26,6 +27,7 @@ from multiarm.domain.errors import (
     ExperimentNotFound,
     ExperimentRestarting,
     MultiarmError,
+    RewardNotFound,
     StaleEpoch,
     StoreUnavailable,
 )
@@ -42,6 +44,7 @@ from multiarm.service.health import HealthKeeper, RestartPolicy
 from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
 from multiarm.storage.columns import DecisionRun, RewardRun
+from multiarm.storage.corrections import Corrected, correct
 from multiarm.storage.rewards import Outcome, UpdateRequest
 
 Reply: TypeAlias = Callable[[int, Sequence[bool | Exception]], None]
@@ -204,6 +207,39 @@ class Supervisor(Administration):
         if not self._is_credited_with(policy, experiment):
             raise policy_changed()
         return self._counting(experiment, increments, now)
+
+    async def correct_decision(self, experiment_id: str, decision_id: str, reward: float | None) -> bool:
+        """Put the reward of a decision right; None: withdraw it. False where it stands like that already."""
+        experiment = await self.settled(experiment_id)
+        try:
+            claims = experiment.claims_of(decision_id)
+        except Exception as error:
+            raise self._explained(experiment, error) from error
+        try:
+            return await self._corrected(experiment, key_of_decision(claims), reward)
+        except RewardNotFound:
+            experiment.require_young(claims, self.clock())
+            raise
+
+    async def correct_key(self, experiment_id: str, key: str, reward: float | None) -> bool:
+        """The same of a reward that came with a key of the caller's."""
+        return await self._corrected(await self.settled(experiment_id), key_of_caller(key), reward)
+
+    async def _corrected(self, experiment: Experiment, key: str, reward: float | None) -> bool:
+        uid, experiment_id, now = experiment.state.uid, experiment.state.experiment_id, self.clock()
+
+        def then(done: Corrected | None) -> None:
+            if done is not None:
+                self.show({uid: (done.epoch, {done.increment.arm.number: done.row})})
+                run = RewardRun(now, experiment_id, uid, done.epoch, [done.increment], [True], done.origin)
+                self._accountant.record_rewards(run._replace(corrects=done.before, withdrawn=done.after is None))
+
+        work = partial(correct, uid=uid, key=key, after=reward, node=self._store.node, now=now)
+        try:
+            return await self._store.run(work, then) is not None
+        except CommitUnknown:
+            self.doubt(uid)
+            raise
 
     def _counting(
         self, experiment: Experiment, increments: Sequence[Increment], now: float

@@ -85,7 +85,7 @@ def expected_rows(
         for row in connection.execute(sa.select(baseline))
         if epochs.get(row.experiment) == row.epoch
     }
-    query = sa.select(reward).order_by(reward.c.number)
+    query = sa.select(reward).where(reward.c.withdrawn_at.is_(None)).order_by(reward.c.number)
     for partition in connection.execute(query, execution_options={"yield_per": STEP_ROWS}).partitions():
         increments: dict[ArmKey, list[Counted]] = defaultdict(list)
         for row in partition:

@@ -32,7 +32,8 @@ class DecisionRun(NamedTuple):
 class RewardRun(NamedTuple):
     """Rewards that came together: as many rows. news: for each increment, whether it was new, and counted.
 
-    origin: what the increments are about.
+    origin: what the increments are about. corrects: the reward that they replace, None for one that was withdrawn, or
+    where they replace none. withdrawn: they count no more.
     """
 
     received_at: float
@@ -42,6 +43,8 @@ class RewardRun(NamedTuple):
     increments: Sequence[Increment]
     news: Sequence[bool]
     origin: float = 0.0
+    corrects: float | None = None
+    withdrawn: bool = False
 
     @property
     def row_count(self) -> int:
@@ -95,8 +98,8 @@ _ARM = "experiment_id string, experiment_uid int64, epoch int32, arm_id string, 
 SCHEMAS: Mapping[Table, pa.Schema] = {
     "decisions": _schema(f"time time, {_ARM}, propensity double, random bool, decision string?"),
     "rewards": _schema(
-        f"time time, {_ARM}, reward double, evidence_time time?, ts time?, key string?, decision string?, "
-        "propensity double?, accepted bool, exposure double?, events double?, counted_reward double"
+        f"time time, {_ARM}, reward double?, evidence_time time?, ts time?, key string?, decision string?, "
+        "propensity double?, accepted bool, exposure double?, events double?, counted_reward double?, corrects double?"
     ),
     "requests": _schema(
         "time time, method string, route string, status int16, duration_s double, experiment_id string?"
@@ -166,10 +169,12 @@ def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
 
 
 def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
-    times, experiment_ids, uids, epochs, _, news, origins = zip(*runs, strict=True)
+    times, experiment_ids, uids, epochs, _, news, origins, _, withdrawn = zip(*runs, strict=True)
     counts = [run.row_count for run in runs]
     increments = [i for run in runs for i in run.increments]
     rewards = [i.reward for i in increments]
+    counted = _counted(rewards, [i.numbers[1] for i in increments], np.repeat(np.array(origins, np.float64), counts))
+    gone = np.repeat(np.array(withdrawn, np.bool_), counts) if any(withdrawn) else None
     return (
         np.repeat(times, counts),
         _repeated(experiment_ids, counts),
@@ -177,7 +182,7 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
         np.repeat(np.array(epochs, np.int64), counts),
         [i.arm.arm_id for i in increments],
         [i.arm.number for i in increments],
-        rewards,
+        pa.array(rewards, pa.float64(), mask=gone),
         [i.evidence_time for i in increments],
         [i.ts for i in increments],
         [i.key and i.key[2:] if i.unique is None else None for i in increments],
@@ -186,7 +191,8 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
         list(chain.from_iterable(news)),
         [i.exposure for i in increments],
         [i.events for i in increments],
-        _counted(rewards, [i.numbers[1] for i in increments], np.repeat(np.array(origins, np.float64), counts)),
+        pa.array(counted, pa.float64(), mask=gone),
+        [run.corrects for run in runs for _ in range(run.row_count)],
     )
 
 

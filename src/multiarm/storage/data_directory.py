@@ -8,6 +8,7 @@ from typing import Self
 
 from multiarm.domain.errors import StartError
 
+DATABASE_FILE = "multiarm.db"
 LOCK_FILE = "lock"
 NODE_FILE = "node"
 NO_NODE = 1 << 64
@@ -53,11 +54,22 @@ class DataDirectory:
 
     @property
     def database(self) -> Path:
-        return self.path / "multiarm.db"
+        return self.path / DATABASE_FILE
 
     @property
     def ledger(self) -> Path:
         return self.path / "ledger"
+
+    def adopt(self, node: int) -> None:
+        """Be this node from the next start on."""
+        file = self.path / NODE_FILE
+        made = file.with_suffix(".new")
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+            opened.write(f"{node}\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        made.replace(file)
+        os.fsync(self._directory)
 
     def close(self) -> None:
         os.close(self._directory)
@@ -78,13 +90,7 @@ class DataDirectory:
             node = int(file.read_text())
         except FileNotFoundError:
             node = int.from_bytes(os.urandom(8), signed=True)
-            made = file.with_suffix(".new")
-            with made.open("w") as opened:
-                opened.write(f"{node}\n")
-                opened.flush()
-                os.fsync(opened.fileno())
-            made.replace(file)
-            os.fsync(self._directory)
+            self.adopt(node)
         except ValueError:
             node = NO_NODE
         if not -(1 << 63) <= node < 1 << 63:

@@ -141,7 +141,7 @@ def check_rewards(
     """PolicyNotChanged where the rewards of this epoch are not what the new policy takes, or are not there any more."""
     old, new, name = before.policy.traits, after.policy.traits, after.policy.__struct_config__.tag
     narrower = new.reward_min > old.reward_min or new.reward_max < old.reward_max
-    of_epoch = sa.and_(reward.c.experiment == uid, reward.c.epoch == epoch)
+    of_epoch = counted_in(uid, epoch)
     pruned_count = connection.scalar(
         sa.select(sa.func.sum(baseline.c.pull_count)).where(baseline.c.experiment == uid, baseline.c.epoch == epoch)
     )
@@ -165,6 +165,11 @@ def check_rewards(
             refuse(epoch, f"{name} needs the propensity of each reward, and {count:,} came without a decision.")
 
 
+def counted_in(uid: int, epoch: int) -> sa.ColumnElement[bool]:
+    """The rewards that an epoch's evidence is made of."""
+    return sa.and_(reward.c.experiment == uid, reward.c.epoch == epoch, reward.c.withdrawn_at.is_(None))
+
+
 def refuse(epoch: int, reason: str) -> None:
     raise PolicyNotChanged(
         f'{reason} Nothing was changed. Send "restart": true to begin again with this policy in epoch {epoch + 1}, '
@@ -181,7 +186,7 @@ def rebuilt_rows(connection: Connection, uid: int, epoch: int, spec: ExperimentS
     """Each node's evidence from its own reward rows, a bounded number at a time; draw counts as they are."""
     rows = {key: Row(draw_count=row.draw_count) for key, row in stored_rows(connection, uid, epoch)}
     columns = (reward.c[name] for name in ("node", "arm", *REPLAYED))
-    query = sa.select(*columns).where(reward.c.experiment == uid, reward.c.epoch == epoch).order_by(reward.c.number)
+    query = sa.select(*columns).where(counted_in(uid, epoch)).order_by(reward.c.number)
     try:
         for partition in connection.execute(query, execution_options={"yield_per": STEP_ROWS}).partitions():
             increments: dict[NodeArm, list[Counted]] = defaultdict(list)

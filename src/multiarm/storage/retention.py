@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Self
 
 import msgspec
@@ -40,7 +41,7 @@ def prune(connection: Connection, after_number: int, before: float) -> Step:
         return Step(0, None)
     old = sa.delete(reward).where(reward.c.number.between(numbers[0], numbers[-1]), *expired(before))
     gone = list(connection.execute(old.returning(*reward.c)))
-    add_to_baseline(connection, gone)
+    add_to_baseline(connection, [row for row in gone if row.withdrawn_at is None])
     done = len(numbers) < STEP_ROWS or not gone
     return Step(len(gone), None if done else numbers[-1])
 
@@ -89,7 +90,7 @@ def expired(before: float) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, ...]]]) -> None:
-    """Add the sums of reward rows that go to what the books know of those that went.
+    """Add the sums of reward rows that go, none of them withdrawn, to what the books know of those that went.
 
     Of live experiments and their present epoch only: what earlier ones counted, under another policy perhaps, is worth
     nothing.
@@ -105,14 +106,23 @@ def add_to_baseline(connection: Connection, rows: Sequence[sa.Row[tuple[object, 
     for (uid, number, epoch), members in sorted(groups.items()):
         if epochs.get(uid) != epoch:
             continue
-        key = sa.and_(baseline.c.experiment == uid, baseline.c.arm == number, baseline.c.epoch == epoch)
-        found = connection.execute(sa.select(baseline).where(key).with_for_update()).first()
-        before = Baseline() if found is None else baseline_from(found)
-        values = before.plus([replayed(row, specs[uid]) for row in members], specs[uid].half_life_s).columns
-        if found is None:
-            connection.execute(sa.insert(baseline).values(experiment=uid, arm=number, epoch=epoch, **values))
-        else:
-            connection.execute(sa.update(baseline).where(key).values(**values))
+        counted = [replayed(row, specs[uid]) for row in members]
+        change = partial(Baseline.plus, increments=counted, half_life_s=specs[uid].half_life_s)
+        change_baseline(connection, (uid, number, epoch), change)
+
+
+def change_baseline(
+    connection: Connection, key: tuple[int, int, int], change: Callable[["Baseline"], "Baseline"]
+) -> None:
+    """Change what the books know of an arm beside its reward rows. key: experiment uid, arm number, epoch."""
+    uid, number, epoch = key
+    of_arm = sa.and_(baseline.c.experiment == uid, baseline.c.arm == number, baseline.c.epoch == epoch)
+    found = connection.execute(sa.select(baseline).where(of_arm).with_for_update()).first()
+    values = change(Baseline() if found is None else baseline_from(found)).columns
+    if found is None:
+        connection.execute(sa.insert(baseline).values(experiment=uid, arm=number, epoch=epoch, **values))
+    else:
+        connection.execute(sa.update(baseline).where(of_arm).values(**values))
 
 
 class Baseline(NamedTuple):
@@ -125,6 +135,15 @@ class Baseline(NamedTuple):
         sizes = [tuple(map(abs, numbers)) for numbers, _ in increments]
         columns = zip(*(sizes + [self.magnitudes] * bool(self.magnitudes)), strict=True)
         return type(self)(self.row.plus(increments, half_life_s), tuple(math.fsum(column) for column in columns))
+
+    def after_correction(self, gone: Sequence[float], time: float) -> Self:
+        """The same sums, measured by an increment too that was counted once, at `time`, and stands in no row any more.
+
+        Rounding may have done to the evidence what it does beside so large a number.
+        """
+        row = self.row if self.row.sums else Row((0.0,) * len(gone), time)
+        sizes = self.magnitudes or (0.0,) * len(gone)
+        return type(self)(row, tuple(size + abs(number) for size, number in zip(sizes, gone, strict=True)))
 
     @property
     def columns(self) -> dict[str, object]:
@@ -142,9 +161,13 @@ def baseline_from(row: sa.Row[tuple[object, ...]]) -> Baseline:
     return Baseline(Row(sums, row.as_of, row.pull_count), magnitudes)
 
 
-def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec) -> Counted:
-    """(numbers, evidence time) of a stored reward, as they were counted; path columns are left as they begin."""
+def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec, value: float | None = None) -> Counted:
+    """(numbers, evidence time) of a stored reward, as they were counted; path columns are left as they begin.
+
+    value: what the reward is to be instead.
+    """
+    value = row.reward if value is None else value
     exposure = 1.0 if row.exposure is None else row.exposure
     events = 1.0 if row.events is None else row.events
-    observation = Observation(row.reward, spec.reward_origin, row.evidence_time, row.propensity, exposure, events)
+    observation = Observation(value, spec.reward_origin, row.evidence_time, row.propensity, exposure, events)
     return spec.policy.increment(observation), row.evidence_time

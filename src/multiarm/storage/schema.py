@@ -105,6 +105,7 @@ reward = Table(
     Column("node", BigInteger, nullable=False),
     Column("exposure", Double, comment="null: not said"),
     Column("events", Double, comment="null: not said"),
+    Column("withdrawn_at", Double, comment="not null: it counts no more; the key stays, so that no retry counts"),
 )
 Index(
     "uq_reward_key",

@@ -57,6 +57,7 @@ class VDBE(Policy, frozen=True, tag="vdbe"):
 
     def completed(self, numbers: tuple[float, ...], sums: tuple[float, ...], arm_count: int) -> tuple[float, ...]:
         pulls, reward, _, surprises, weighted = sums or (0.0,) * len(numbers)
+        pulls = max(pulls, 0.0)  # corrections of what other nodes counted can take a row below zero
         mean = reward / pulls if pulls > 0 else 0.0
         moved = abs(numbers[1] - mean) / (pulls + 1.0)  # the first reward moves the mean from the origin
         fall = expm1(-moved / self.sigma)
