@@ -318,6 +318,8 @@ class Protocol(HttpToolsProtocol):
         if self.wire.can_write_eof():
             self.wire.write_eof()
         self._refused, self._rest, self.at_rest = True, b"", False
+        self._parts.clear()
+        self._large_body.release()
         if not self.wire.is_closing():
             self.flow.resume_reading()  # until its end, which would not be seen else
 
