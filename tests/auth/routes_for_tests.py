@@ -33,6 +33,8 @@ ROUTES = [
     Route("update", "POST", "/update_batch", {"updates": [REWARD]}),
     Route("read", "GET", ""),
     Route("read", "GET", "/stats"),
+    Route("read", "GET", "/history"),
+    Route("admin", "PUT", "/restore", {"snapshot_id": 1}),
     Route("admin", "PUT", "/reset"),
     Route("admin", "PUT", "/enable"),
     Route("admin", "PUT", "/disable"),

@@ -72,6 +72,11 @@ class Call:
         arm_id: str = self._scope["path_params"]["arm_id"]
         return arm_id
 
+    @property
+    def query(self) -> bytes:
+        query: bytes = self._scope["query_string"]
+        return query
+
     async def body(self) -> bytes:
         """The body, empty where there is none.
 

@@ -9,6 +9,7 @@ from multiarm.domain.policies import AnyPolicy
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import Goal
 from multiarm.service.health import Health
+from multiarm.service.history import HistoryPoint
 from multiarm.service.supervisor import Supervisor
 
 
@@ -51,6 +52,20 @@ class Counted(msgspec.Struct, frozen=True):
 
 class Stats(msgspec.Struct, frozen=True):
     arms: dict[str, ArmStatistics]
+
+
+class History(msgspec.Struct, frozen=True):
+    """In order of time."""
+
+    points: list[HistoryPoint]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """`epoch`: the one that begins with this snapshot; `taken_at`: seconds since the epoch (the other kind)."""
+
+    snapshot_id: int
+    taken_at: float
+    epoch: int
 
 
 class ArmView(msgspec.Struct, frozen=True):
