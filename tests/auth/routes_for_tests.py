@@ -34,7 +34,7 @@ ROUTES = [
     Route("read", "GET", ""),
     Route("read", "GET", "/stats"),
     Route("read", "GET", "/history"),
-    Route("admin", "PUT", "/restore", {"snapshot_id": 1}),
+    Route("admin", "PUT", "/restore", {"at": 4_102_444_800}),
     Route("admin", "PUT", "/reset"),
     Route("admin", "PUT", "/enable"),
     Route("admin", "PUT", "/disable"),

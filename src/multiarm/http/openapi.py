@@ -106,9 +106,8 @@ def query_parameters(struct: type[msgspec.Struct]) -> Iterator[dict[str, Any]]:
     for name, field in schema["properties"].items():
         text = field.pop("description")
         options = [option for option in field.pop("anyOf", ()) if option != {"type": "null"}]
-        if options:
-            field = {"anyOf": options}  # what is left out is not said to be null
-        yield {"name": name, "in": "query", "required": False, "description": text, "schema": field}
+        value = {"anyOf": options} if options else field  # what is left out is not said to be null
+        yield {"name": name, "in": "query", "required": False, "description": text, "schema": value}
 
 
 def explain_policy(schema: dict[str, Any]) -> None:

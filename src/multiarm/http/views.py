@@ -61,7 +61,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """`epoch`: the one that begins with this snapshot; `taken_at`: seconds since the epoch (the other kind)."""
+    """`taken_at`: of the snapshot, in Unix time; `epoch`: the one that began with it now."""
 
     snapshot_id: int
     taken_at: float
