@@ -11,7 +11,8 @@ from multiarm.domain.errors import ExperimentNotFound, InvalidField, NotRestored
 from multiarm.domain.policies import EXP3, UCB1, Thompson
 from multiarm.domain.spec import ArmSpec, PolicyChange, Restore, Update
 from multiarm.service.history import HistoryPoint
-from multiarm.service.snapshots import ARMS_AT_A_TIME, EXPERIMENTS_AT_A_TIME, groups
+from multiarm.service.housekeeping import Housekeeping
+from multiarm.service.snapshots import ARMS_AT_A_TIME, EXPERIMENTS_AT_A_TIME, SnapshotKeeper, groups
 from postgres import NOON, Clock, Service, run_service
 
 DAY = 86_400.0
@@ -159,6 +160,23 @@ class TestAtAnInterval:
             service.clock.now = NOON + 3_651 * DAY
             await keeper.forget_snapshots()
             assert await points(service) == []
+
+        run_service(tmp_path, story)
+
+    @pytest.mark.parametrize("interval_s", [0.0, 60.0])
+    def test_an_interval_of_0_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval_s: float) -> None:
+        looks: list[float] = []
+
+        async def look(_: SnapshotKeeper) -> None:
+            looks.append(interval_s)
+
+        async def story(service: Service) -> None:
+            monkeypatch.setattr(SnapshotKeeper, "take_snapshots", look)
+            housekeeping = Housekeeping(service.supervisor, service.store, snapshot_interval_s=interval_s)
+            housekeeping.start()
+            await asyncio.sleep(0)  # each job begins at once
+            await housekeeping.stop()
+            assert looks == [interval_s] * (interval_s > 0)
 
         run_service(tmp_path, story)
 

@@ -31,7 +31,11 @@ from multiarm.storage.snapshots import Outlook, Reason, before, take
 
 log = structlog.get_logger()
 
-OUTLOOK_LIMIT_S = 0.05  # of allocations; a thousand arms, added one by one, would wait minutes for what costs more
+# What an action waits for: the statistics of few arms, on the loop; of more, off it; of very many, of none, because a
+# thousand arms are added one by one.
+FEW_ARMS = 20
+VERY_MANY_ARMS = 200
+COSTLY_S = 0.05
 
 T = TypeVar("T")
 
@@ -139,12 +143,13 @@ class Administration(Registry, ABC):
     async def outlook(self, experiment: Experiment, *, hurried: bool = False) -> Outlook:
         """What a snapshot says beside the evidence; nothing where it fails, or costs much and is hurried."""
         state = experiment.state
-        cost_s = self._allocator.expected_cost_s(experiment)
-        if not self.health.is_running(state.uid) or (hurried and cost_s > OUTLOOK_LIMIT_S):
+        cost_s, arm_count = self._allocator.expected_cost_s(experiment), len(state.arms)
+        costly = cost_s > COSTLY_S or arm_count > VERY_MANY_ARMS
+        if not self.health.is_running(state.uid) or (hurried and costly):
             return Outlook()
         work = partial(outlook_of, experiment.snapshot(self.clock()), state.epoch)
         try:
-            if hurried and cost_s <= self._inline_limit_s:
+            if hurried and arm_count <= FEW_ARMS and cost_s <= self._inline_limit_s:
                 return work()
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
         except Exception as error:  # `stats` says so to who asks; a snapshot does without
