@@ -30,6 +30,7 @@ from multiarm.http.protocol import Protocol
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
+from multiarm.service.snapshots import SnapshotRetention
 from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
@@ -194,6 +195,12 @@ async def actors(
             health_interval_s=settings.health_interval_s,
             retention_interval_s=settings.retention_interval_s,
             reward_retention_s=settings.reward_retention_days * SECONDS_A_DAY,
+            snapshot_interval_s=settings.snapshot_interval_s,
+            snapshot_retention=SnapshotRetention(
+                settings.snapshot_fine_days * SECONDS_A_DAY,
+                settings.snapshot_hourly_days * SECONDS_A_DAY,
+                settings.snapshot_daily_days * SECONDS_A_DAY,
+            ),
         )
         housekeeping.start()
         stack.push_async_callback(lambda: housekeeping.stop(deadline.left_s(reserve_s=2)))
@@ -249,6 +256,7 @@ def build_supervisor(
         budget_share=settings.allocation_budget_share,
         inline_limit_s=settings.allocation_inline_limit_s,
         decision_lifetime_s=settings.reward_retention_days * SECONDS_A_DAY,
+        history_limit_rows=settings.history_limit_rows,
     )
 
 

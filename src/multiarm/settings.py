@@ -174,6 +174,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(ge=0.05, le=1, description="Time between two writes of the draw counts.")
     ] = 0.5
 
+    snapshot_interval_s: Annotated[
+        float, Meta(ge=0, le=86_400, description="Time between two snapshots of what changes; 0: none but at actions.")
+    ] = 60.0
+    snapshot_fine_days: Annotated[float, Meta(ge=0, le=36_500, description="How long every snapshot is kept.")] = 1.0
+    snapshot_hourly_days: Annotated[
+        float, Meta(ge=0, le=36_500, description="How long the first of each hour is kept, and those at actions.")
+    ] = 31.0
+    snapshot_daily_days: Annotated[
+        float, Meta(ge=0, le=36_500, description="How long the first of each day is kept.")
+    ] = 3650.0
+    history_limit_rows: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Most points of a history times the experiment's arms.")
+    ] = 50_000
+
     allocation_budget_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of one core that recomputing allocations may take.")
     ] = 0.05

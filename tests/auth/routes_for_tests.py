@@ -36,6 +36,8 @@ ROUTES = [
     Route("update", "PUT", "/reward/decision/d", {"reward": 0}, (422,)),
     Route("read", "GET", ""),
     Route("read", "GET", "/stats"),
+    Route("read", "GET", "/history"),
+    Route("admin", "PUT", "/restore", {"at": 4_102_444_800}),
     Route("admin", "PUT", "/reset"),
     Route("admin", "PUT", "/enable"),
     Route("admin", "PUT", "/disable"),

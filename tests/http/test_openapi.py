@@ -86,6 +86,16 @@ class TestDocument:
             declared = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
             assert declared == set(re.findall(r"\{(\w+)\}", path))
 
+    def test_query_parameters_are_declared(self, document: dict[str, Any]) -> None:
+        [declared] = [
+            {p["name"]: p for p in operation["parameters"] if p["in"] == "query"}
+            for _, path, operation in operations(document)
+            if path.endswith("/history")
+        ]
+        assert list(declared) == ["from", "to", "points"]
+        assert declared["points"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 200}
+        assert all(p["description"] and not p["required"] for p in declared.values())
+
     def test_errors_are_problem_documents(self, document: dict[str, Any]) -> None:
         for method, _, operation in operations(document):
             for status, response in operation["responses"].items():
@@ -97,12 +107,12 @@ class TestDocument:
             operation["operationId"]: operation["security"][0]["token"][0] if "security" in operation else None
             for _, _, operation in operations(document)
         }
-        admin = ("create", "clear", "delete", "reset", "enable", "disable", "change_policy")
+        admin = ("create", "clear", "delete", "reset", "enable", "disable", "change_policy", "restore")
         arms = ("add_arm", "delete_arm", "enable_arm", "disable_arm")
         assert needed == {
             **dict.fromkeys(("ping", "live", "ready")),
             **dict.fromkeys((*admin, *arms), "admin"),
-            **dict.fromkeys(("list", "describe", "stats"), "read"),
+            **dict.fromkeys(("list", "describe", "stats", "history"), "read"),
             **dict.fromkeys(("update", "update_batch", "correct_decision", "correct_key"), "update"),
             "draw": "draw",
         }
@@ -119,6 +129,7 @@ class TestDocument:
         assert bodies == {
             "/v1/create": False,
             "/v1/{experiment_id}/policy": True,
+            "/v1/{experiment_id}/restore": True,
             "/v1/{experiment_id}/add_arm": False,
             "/v1/{experiment_id}/update": True,
             "/v1/{experiment_id}/update_batch": True,

@@ -156,9 +156,14 @@ def observation_of(update: Update, origin: float, time: float, propensity: float
     return Observation(update.reward, origin, time, propensity, exposure, events)
 
 
+def seconds_of(moment: float | datetime) -> float:
+    """Seconds since the epoch."""
+    return moment.timestamp() if isinstance(moment, datetime) else moment
+
+
 def checked_ts(ts: float | datetime, now: float) -> float:
     """Seconds since the epoch; InvalidTimestamp where it is more than five minutes ahead."""
-    seconds = ts.timestamp() if isinstance(ts, datetime) else ts
+    seconds = seconds_of(ts)
     if not seconds <= now + CLOCK_SKEW_S:
         raise InvalidTimestamp("`ts` is more than five minutes ahead of this server's clock; it may lie in the past.")
     return seconds

@@ -88,6 +88,16 @@ class RewardNotFound(NotFound):
     title = "No such reward"
 
 
+class SnapshotNotFound(NotFound):
+    type = "snapshot-not-found"
+    title = "No such snapshot"
+
+    def __init__(self, snapshot_id: int | None) -> None:
+        """None: it was asked for by time."""
+        missing = "There is none of that time or before" if snapshot_id is None else f"There is no {snapshot_id}"
+        super().__init__(f"{missing}; GET …/history shows those of this experiment.")
+
+
 # --- 409: not in this state ----------------------------------------------------------------------------
 
 
@@ -139,6 +149,13 @@ class PolicyNotChanged(Conflict):
 
     type = "policy-not-changed"
     title = "The policy cannot be changed without a restart"
+
+
+class NotRestored(Conflict):
+    """The policy of today cannot go on from the evidence of a snapshot."""
+
+    type = "not-restored"
+    title = "The snapshot does not fit the policy"
 
 
 # --- 410: too late ------------------------------------------------------------------------------------------

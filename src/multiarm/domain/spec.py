@@ -97,6 +97,22 @@ class PolicyChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
 
 
+Moment = float | Annotated[datetime, Meta(tz=True)]
+
+
+class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which snapshot to start from: exactly one of the two."""
+
+    snapshot_id: Annotated[int, Meta(ge=1, le=(1 << 63) - 1, description="As GET …/history shows it.")] | None = None
+    at: (
+        Annotated[
+            Moment,
+            Meta(description="The newest taken then or before: seconds since the epoch, or RFC 3339."),
+        ]
+        | None
+    ) = None
+
+
 class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One reward: for a decision (`decision_id`), or for an arm (`arm_id`, and a `key` to make it repeatable)."""
 

@@ -82,6 +82,11 @@ class Call:
         key: str = self._scope["path_params"]["key"]
         return key
 
+    @property
+    def query(self) -> bytes:
+        query: bytes = self._scope["query_string"]
+        return query
+
     async def body(self) -> bytes:
         """The body, empty where there is none.
 

@@ -57,6 +57,7 @@ class Documentation:
     tag: str
     _: KW_ONLY
     verb: Verb | None = None
+    query: type[msgspec.Struct] | None = None
     body: Any = None
     body_required: bool = True
     answer: Any = None
@@ -99,8 +100,19 @@ def completed(document: dict[str, Any], app: Litestar) -> dict[str, Any]:
                 for name, text in PARAMETERS.items()
                 if f"{{{name}}}" in path
             ]
+            if documentation.query is not None:
+                operation["parameters"] += query_parameters(documentation.query)
     document["components"] = {"schemas": components, "securitySchemes": SECURITY}
     return document
+
+
+def query_parameters(struct: type[msgspec.Struct]) -> Iterator[dict[str, Any]]:
+    schema = msgspec.json.schema(struct)["$defs"][struct.__name__]
+    for name, field in schema["properties"].items():
+        text = field.pop("description")
+        options = [option for option in field.pop("anyOf", ()) if option != {"type": "null"}]
+        value = {"anyOf": options} if options else field  # what is left out is not said to be null
+        yield {"name": name, "in": "query", "required": False, "description": text, "schema": value}
 
 
 def explain_policy(schema: dict[str, Any]) -> None:

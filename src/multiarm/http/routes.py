@@ -5,7 +5,7 @@ import msgspec
 from multiarm._version import __version__
 from multiarm.domain.errors import Unavailable
 from multiarm.domain.spec import ArmSpec, CreateExperiment, PolicyChange, Update, UpdateBatch
-from multiarm.http import operations, views
+from multiarm.http import history, operations, views
 from multiarm.http.answers import NO_CONTENT, Answer, json_answer
 from multiarm.http.bodies import decode
 from multiarm.http.endpoints import Call, endpoint
@@ -295,4 +295,5 @@ HANDLERS = [
     update,
     update_batch,
     stats,
+    *history.HANDLERS,
 ]

@@ -9,6 +9,7 @@ from multiarm.domain.policies import AnyPolicy
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import Goal
 from multiarm.service.health import Health
+from multiarm.service.history import HistoryPoint
 from multiarm.service.supervisor import Supervisor
 
 
@@ -57,6 +58,20 @@ class Corrected(msgspec.Struct, frozen=True):
 
 class Stats(msgspec.Struct, frozen=True):
     arms: dict[str, ArmStatistics]
+
+
+class History(msgspec.Struct, frozen=True):
+    """In order of time."""
+
+    points: list[HistoryPoint]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """`taken_at`: of the snapshot, in Unix time; `epoch`: the one that began with it now."""
+
+    snapshot_id: int
+    taken_at: float
+    epoch: int
 
 
 class ArmView(msgspec.Struct, frozen=True):

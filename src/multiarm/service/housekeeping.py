@@ -1,4 +1,4 @@
-"""Housekeeping: what is done at intervals. Draw counts, health, retention, and purging what was deleted."""
+"""Housekeeping: what is done at intervals. Draw counts, health, retention, snapshots, and purging what was deleted."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,6 +10,7 @@ import structlog
 from multiarm.domain.errors import Unavailable
 from multiarm.domain.evidence import Row
 from multiarm.service.health import inconsistency
+from multiarm.service.snapshots import DEFAULT_RETENTION, SnapshotKeeper, SnapshotRetention
 from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
 from multiarm.storage import experiments as db
@@ -34,16 +35,23 @@ class Housekeeping:
         health_interval_s: float = 5.0,
         retention_interval_s: float = 60.0,
         reward_retention_s: float = float("inf"),
+        snapshot_interval_s: float = 60.0,
+        snapshot_retention: SnapshotRetention = DEFAULT_RETENTION,
     ) -> None:
+        """snapshot_interval_s: 0 for none, but those of administrative actions."""
         self._supervisor = supervisor
         self._store = store
         self._retention_s = reward_retention_s
-        self._jobs: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
+        self.snapshots = SnapshotKeeper(supervisor, store, snapshot_retention)
+        self._jobs: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (draw_count_interval_s, self.write_draw_counts),
             (health_interval_s, self.check_health),
             (retention_interval_s, self.prune),
             (draw_count_interval_s, self.purge),
-        )
+            (retention_interval_s, self.snapshots.forget_snapshots),
+        ]
+        if snapshot_interval_s:
+            self._jobs.append((snapshot_interval_s, self.snapshots.take_snapshots))
         self._tasks: list[asyncio.Task[None]] = []
         self._written: dict[int, tuple[int, dict[int, int]]] = {}  # uid → (epoch, draws by arm number)
         self._unchecked: list[int] = []

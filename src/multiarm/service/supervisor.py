@@ -41,11 +41,15 @@ from multiarm.service.administration import Administration
 from multiarm.service.allocator import Allocator, Budget
 from multiarm.service.batch import SLICE_UPDATES, BatchFaults
 from multiarm.service.health import HealthKeeper, RestartPolicy
+from multiarm.service.history import HistoryPoint, points_of
 from multiarm.service.state_store import StateStore, settle
 from multiarm.storage import experiments as db
+from multiarm.storage import snapshots
 from multiarm.storage.columns import DecisionRun, RewardRun
 from multiarm.storage.corrections import Corrected, correct
 from multiarm.storage.rewards import Outcome, UpdateRequest
+
+READ_AT_A_TIME_ARMS = 5_000  # of snapshots, from the database
 
 Reply: TypeAlias = Callable[[int, Sequence[bool | Exception]], None]
 
@@ -65,6 +69,7 @@ class Supervisor(Administration):
         budget_share: float = 0.05,
         inline_limit_s: float = 0.001,
         decision_lifetime_s: float = float("inf"),
+        history_limit_rows: int = 50_000,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
@@ -75,6 +80,8 @@ class Supervisor(Administration):
         self._executor = executor
         self._limits = limits
         self._decision_lifetime_s = decision_lifetime_s
+        self._inline_limit_s = inline_limit_s
+        self._history_limit_rows = history_limit_rows
         self._rng = rng or random.Random()
         self._one_at_a_time = asyncio.Lock()
         self.health = HealthKeeper(restart_policy, self.reload, clock=clock)
@@ -294,6 +301,20 @@ class Supervisor(Administration):
         if stored is None:
             raise ExperimentNotFound(experiment_id)
         return self.build(stored).snapshot(self.clock()).statistics(counts_only=True)
+
+    async def history(self, experiment_id: str, start: float, end: float, point_limit: int) -> list[HistoryPoint]:
+        """Snapshots from `start` to `end`, the last and others spread over that time; fewer where the arms are many."""
+        state = self.experiment(experiment_id).state
+        arm_count = max(len(state.arms), 1)
+        limit = min(point_limit, max(self._history_limit_rows // arm_count, 1))
+        work = partial(snapshots.chosen, uid=state.uid, start=start, end=end, point_limit=limit)
+        numbers = await self._store.run(work)
+        points: list[HistoryPoint] = []
+        step = max(READ_AT_A_TIME_ARMS // arm_count, 1)
+        for index in range(0, len(numbers), step):
+            rows = await self._store.run(partial(snapshots.read, numbers=numbers[index : index + step]))
+            points += await asyncio.to_thread(points_of, rows, state.spec)
+        return points
 
 
 def request_of(experiment: Experiment, increments: Sequence[Increment], now: float) -> UpdateRequest:

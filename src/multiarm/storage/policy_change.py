@@ -147,7 +147,8 @@ def check_rewards(
     )
     if pruned_count and (rebuilt or narrower):
         why = "other sums of each reward" if rebuilt else "rewards in a narrower range"
-        refuse(epoch, f"{name} needs {why}, and retention has removed {pruned_count:,} rewards of this epoch.")
+        what = f"{pruned_count:,} rewards of this epoch"
+        refuse(epoch, f"{name} needs {why}, and retention, or a restore, has removed {what}.")
     if narrower:
         extremes = connection.execute(
             sa.select(sa.func.min(reward.c.reward), sa.func.max(reward.c.reward)).where(of_epoch)

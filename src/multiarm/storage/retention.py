@@ -14,7 +14,7 @@ from multiarm.domain.evidence import Row
 from multiarm.domain.policies import Observation
 from multiarm.domain.spec import ExperimentSpec
 from multiarm.storage.experiments import spec_from
-from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
+from multiarm.storage.schema import arm, baseline, evidence, experiment, reward, snapshot
 
 STEP_ROWS = 5_000
 EXPERIMENTS_PER_PURGE = 100
@@ -61,7 +61,7 @@ def purge(connection: Connection, after_number: int, uids: Sequence[int]) -> Ste
 
 def bury(connection: Connection, after_number: int, uids: Sequence[int]) -> Step:
     """Delete up to 5,000 rows of what experiments without rewards still hold; when nothing is left, themselves."""
-    for table in (evidence, baseline, arm):
+    for table in (snapshot, evidence, baseline, arm):
         key = table.primary_key.columns
         some = sa.select(*key).where(table.c.experiment.in_(uids)).limit(STEP_ROWS)
         deleted = connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(some)))

@@ -128,6 +128,21 @@ baseline = Table(
     Column("pull_count", BigInteger, nullable=False),
 )
 
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("number", RowId, primary_key=True),
+    Column("experiment", BigInteger, ForeignKey("experiment.uid"), nullable=False),
+    Column("taken_at", Double, nullable=False),
+    Column("reason", String(16), nullable=False, comment="interval, or the action that it came before"),
+    Column("grade", Integer, nullable=False, comment="0, 1, 2: how long it is kept"),
+    Column("epoch", Integer, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("arms", Text, nullable=False),
+)
+Index(None, snapshot.c.experiment, snapshot.c.taken_at, snapshot.c.number)
+Index(None, snapshot.c.grade, snapshot.c.taken_at)
+
 signing_key = Table(
     "signing_key",
     metadata,
