@@ -17,6 +17,7 @@ from multiarm.storage.experiments import spec_from
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward, snapshot
 
 STEP_ROWS = 5_000
+LARGE_ROWS = 500  # of snapshots, which may have a hundred kilobytes each
 EXPERIMENTS_PER_PURGE = 100
 REPLAYED = ("reward", "evidence_time", "propensity", "exposure", "events")  # what `replayed` needs of a row
 
@@ -63,7 +64,8 @@ def bury(connection: Connection, after_number: int, uids: Sequence[int]) -> Step
     """Delete up to 5,000 rows of what experiments without rewards still hold; when nothing is left, themselves."""
     for table in (snapshot, evidence, baseline, arm):
         key = table.primary_key.columns
-        some = sa.select(*key).where(table.c.experiment.in_(uids)).limit(STEP_ROWS)
+        limit = LARGE_ROWS if table is snapshot else STEP_ROWS
+        some = sa.select(*key).where(table.c.experiment.in_(uids)).limit(limit)
         deleted = connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(some)))
         if deleted.rowcount:
             return Step(deleted.rowcount, after_number)
