@@ -75,6 +75,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(ge=0.05, le=0.9, description="Time between two looks for tokens that were revoked.")
     ] = 0.25
     revocation_limit: Annotated[int, Meta(ge=1, le=1_000_000, description="Most revocations that are kept.")] = 100_000
+    open_metrics: Annotated[bool, Meta(description="Show /metrics to those without a token too.")] = False
+    metrics_arm_limit: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Arms that /metrics lists one by one, of the oldest experiments; the others are added up.",
+        ),
+    ] = 1_000
     open_documentation: Annotated[
         bool, Meta(description="Show /docs and the OpenAPI document to those without a token too.")
     ] = False

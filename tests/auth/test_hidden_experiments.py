@@ -142,7 +142,30 @@ def test_documentation_and_metrics_are_for_readers(door: RunningServer, scope: s
             assert answer.status == (200 if readers else 403)
             if not readers:
                 assert 'scope="read"' in answer.headers["www-authenticate"]
-        assert wire.answer_after(get("/metrics", line)).status == (404 if readers else 403)
+        assert wire.answer_after(get("/metrics", line)).status == (200 if readers else 403)
+
+
+def test_metrics_show_only_what_the_token_may_read(door: RunningServer) -> None:
+    names = ("mine", "theirs")
+    shown = {}
+    with Wire(door) as wire:
+        for name in names:
+            create(door, name, ADMIN)
+        for scope in ("read", "read:mine", "read:m*", "read:other"):
+            page = wire.answer_after(get("/metrics", bearing(token(scope)))).body
+            shown[scope] = [name for name in names if f'experiment_id="{name}"'.encode() in page]
+    assert shown == {"read": ["mine", "theirs"], "read:mine": ["mine"], "read:m*": ["mine"], "read:other": []}
+
+
+def test_open_metrics_show_all_and_open_nothing_else(tmp_path: Path) -> None:
+    settings = settings_of(True) | BY_SECRET | {"open_metrics": "true"}
+    with RunningServer(tmp_path, settings=settings, arguments=["--host", "0.0.0.0"]) as server, Wire(server) as wire:
+        create(server, "mine", ADMIN)
+        answer = wire.answer_after(get("/metrics"))
+        assert answer.status == 200
+        assert b'experiment_id="mine"' in answer.body
+        for path in ("/docs", "/v1/list", "/v1/mine"):
+            assert wire.answer_after(get(path)).status == 401
 
 
 def test_open_documentation_opens_nothing_else(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class TestDocument:
         assert needed == {
             **dict.fromkeys(("ping", "live", "ready")),
             **dict.fromkeys((*admin, *arms), "admin"),
-            **dict.fromkeys(("list", "describe", "stats", "history"), "read"),
+            **dict.fromkeys(("list", "describe", "stats", "history", "metrics"), "read"),
             **dict.fromkeys(("update", "update_batch", "correct_decision", "correct_key"), "update"),
             "draw": "draw",
         }

@@ -19,6 +19,7 @@ GET     /v1/{experiment_id}/stats                    what is known of each arm
 GET     /v1/{experiment_id}/history                  what was known of it, over time
 PUT     /v1/{experiment_id}/restore                  start again from a snapshot
 GET     /health/live | /health/ready
+GET     /metrics                                     for Prometheus
 GET     /docs | /docs/openapi.json                   a page to try it, and the document behind it
 """
 
@@ -34,7 +35,9 @@ from multiarm.http.correction_routes import CORRECTION_HANDLERS
 from multiarm.http.endpoints import Services
 from multiarm.http.gate import Gate
 from multiarm.http.limits import Amount
+from multiarm.http.metrics import Metrics
 from multiarm.http.openapi import asset, openapi_config
+from multiarm.http.request_meter import RequestMeter
 from multiarm.http.routes import HANDLERS
 from multiarm.service.accountant import Accountant
 from multiarm.service.supervisor import Supervisor
@@ -68,4 +71,6 @@ def build_app(
         logging_config=None,
     )
     bodies = Amount(settings.bodies_limit_bytes, "bodies_limit_bytes", settings.subject_share)
-    return Gate(app, Services(supervisor, settings, not_ready, bodies), accountant, verifier)
+    meter = RequestMeter()
+    metrics = Metrics(supervisor, accountant, meter, settings.metrics_arm_limit)
+    return Gate(app, Services(supervisor, settings, not_ready, bodies, meter, metrics), accountant, verifier)

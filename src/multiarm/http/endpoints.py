@@ -19,7 +19,9 @@ from multiarm.auth.scopes import Verb
 from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.bodies import read_body
 from multiarm.http.limits import Amount, LargeBody
+from multiarm.http.metrics import Metrics
 from multiarm.http.openapi import Documentation, operation_name
+from multiarm.http.request_meter import RequestMeter
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
 
@@ -35,6 +37,8 @@ class Services:
     settings: Settings
     not_ready: Callable[[], str | None]
     bodies: Amount
+    meter: RequestMeter
+    metrics: Metrics
 
 
 class Call:
@@ -87,6 +91,10 @@ class Call:
         query: bytes = self._scope["query_string"]
         return query
 
+    def header(self, name: bytes) -> str:
+        """Empty where there is none."""
+        return next((value.decode("latin-1") for key, value in self._scope["headers"] if key == name), "")
+
     async def body(self) -> bytes:
         """The body, empty where there is none.
 
@@ -136,7 +144,7 @@ def endpoint(
     methods = [HttpMethod(method), HttpMethod.HEAD] if method == "GET" and head else [HttpMethod(method)]
 
     def decorate(handler: Handler) -> HTTPRouteHandler:
-        application = Endpoint(handler, documentation.verb)
+        application = Endpoint(handler, None if documentation.at_gate else documentation.verb)
 
         async def routed() -> Endpoint:
             return application

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 UNMATCHED = "unmatched"
 IS_ID = re.compile(ID_PATTERN)
+METRICS = b"/metrics"
 OPEN = frozenset({b"/v1/ping", b"/health/live", b"/health/ready"})
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
 
@@ -43,14 +44,32 @@ class Gate:
         settings = services.settings
         self.app = app
         self.services = services
-        self.record = accountant.record_requests
+        self._accountant = accountant
         self.clock = services.supervisor.clock
         self._verifier = verifier
         self._origins = Origins(settings.allowed_hosts)
+        self._open = OPEN | ({METRICS} if settings.open_metrics else set())
         self._documentation_is_open = settings.open_documentation
         self.refusals = Refusals(settings.refusal_rate_limit_per_s, settings.refusal_delay_limit_s)
         self._requests = Amount(settings.request_limit, "request_limit", settings.subject_share)
         self._templates: dict[str, str] = {}
+
+    def record(
+        self,
+        now: float,
+        method: str,
+        route: str,
+        status: int,
+        duration_s: float,
+        *,
+        experiment_id: str | None = None,
+        count: int = 1,
+    ) -> None:
+        """For the ledger and the metrics: `count` requests that were alike. now: seconds since the epoch."""
+        self.services.meter.note(method, route, status, duration_s, count)
+        self._accountant.record_requests(
+            now, method, route, status, duration_s, experiment_id=experiment_id, count=count
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -90,7 +109,7 @@ class Gate:
     async def _let_in(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Bearer:
         """Who it is; MultiarmError where it may not come in."""
         is_documentation = path == b"/docs" or path.startswith(b"/docs/")
-        is_open = path in OPEN or (is_documentation and self._documentation_is_open)
+        is_open = path in self._open or (is_documentation and self._documentation_is_open)
         if self._verifier is not None and is_open:
             return NOBODY
         try:
@@ -100,7 +119,7 @@ class Gate:
                 raise
             bearer = self.identify(headers)
         bearer.admit(self.clock(), time.perf_counter())
-        if is_documentation or path == b"/metrics":
+        if is_documentation or path == METRICS:
             bearer.require_somewhere("read")
         return bearer
 

@@ -18,7 +18,6 @@ from multiarm.domain.experiment import Experiment
 from multiarm.http.answers import Answer
 from multiarm.http.request_meter import RequestMeter
 from multiarm.service.accountant import Accountant
-from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
 from multiarm.service.tally import Histogram
 
@@ -67,12 +66,9 @@ class RewardCounts:
 class Metrics:
     """The page at /metrics: read on the event loop, and written off it."""
 
-    def __init__(
-        self, supervisor: Supervisor, accountant: Accountant, store: StateStore, meter: RequestMeter, arm_limit: int
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, accountant: Accountant, meter: RequestMeter, arm_limit: int) -> None:
         self._supervisor = supervisor
         self._accountant = accountant
-        self._store = store
         self._meter = meter
         self._arm_limit = arm_limit
         self._rewards = RewardCounts()
@@ -114,7 +110,7 @@ class Metrics:
         return arms, ages
 
     def _of_the_server(self) -> Iterator[Metric]:
-        supervisor, store, accountant = self._supervisor, self._store, self._accountant
+        supervisor, store, accountant = self._supervisor, self._supervisor.store, self._accountant
         yield info("multiarm_build", "What runs.", version=__version__, python=platform.python_version())
         yield from self._of_requests()
         yield histogram("multiarm_commit_duration_seconds", "Commits of rewards.", store.commit_durations_s)
@@ -148,7 +144,9 @@ class Metrics:
             counts.add_metric([method, route, f"{status_class}xx"], count)
         yield counts
         durations = HistogramFamily(
-            "multiarm_http_request_duration_seconds", "From a request's arrival to its answer.", labels=["method", "route"]
+            "multiarm_http_request_duration_seconds",
+            "From a request's arrival to its answer.",
+            labels=["method", "route"],
         )
         for labels, seen in self._meter.durations_s.copy().items():
             add_histogram(durations, labels, seen)

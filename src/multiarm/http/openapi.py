@@ -50,13 +50,14 @@ PARAMETERS = {
 class Documentation:
     """What the document says of a route beyond its path, method and docstring. The gate may refuse any (403).
 
-    verb: what a token must allow where there is authentication; None: open to all.
+    verb: what a token must allow where there is authentication; None: open to all. at_gate: it is the gate that asks.
     """
 
     operation_id: str
     tag: str
     _: KW_ONLY
     verb: Verb | None = None
+    at_gate: bool = False
     query: type[msgspec.Struct] | None = None
     body: Any = None
     body_required: bool = True
@@ -130,6 +131,8 @@ def responses(documentation: Documentation) -> Iterator[tuple[str, dict[str, Any
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if status != documentation.status:
             response["content"] = {"application/problem+json": {"schema": reference(Problem)}}
+        elif documentation.answer is str:
+            response["content"] = {"text/plain": {"schema": {"type": "string"}}}
         elif documentation.answer is not None:
             response["content"] = {"application/json": {"schema": reference(documentation.answer)}}
         yield str(status), response

@@ -40,6 +40,14 @@ async def ready(call: Call) -> Answer:
     return json_answer(views.Status("ok"))
 
 
+@endpoint("GET", "/metrics", Documentation("metrics", "Server", verb="read", at_gate=True, answer=str))
+async def metrics(call: Call) -> Answer:
+    """How the server does, in Prometheus' format; of experiments that the token may read."""
+    allow = call.bearer.scopes.allow
+    is_open = call.services.settings.open_metrics
+    return await call.services.metrics.page(call.header(b"accept"), lambda name: is_open or allow("read", name))
+
+
 @endpoint("GET", "/v1/list", Documentation("list", "Experiments", verb="read", answer=views.ExperimentIds))
 async def list_experiments(call: Call) -> Answer:
     """The ids of all experiments, in order of creation: of those that the token may read."""
@@ -278,6 +286,7 @@ HANDLERS = [
     ping,
     live,
     ready,
+    metrics,
     list_experiments,
     clear,
     create,

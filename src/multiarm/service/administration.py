@@ -118,7 +118,7 @@ class Administration(Registry, ABC):
             policy=change.policy,
             random_share=change.random_share,
             restart=change.restart,
-            node=self._store.node,
+            node=self.store.node,
             now=self.clock(),
         )
         await self.change_in_doubt(uid, preceded(work), partial(self._begin_anew, experiment))
@@ -135,7 +135,7 @@ class Administration(Registry, ABC):
             snapshot_id=request.snapshot_id,
             at=None if request.at is None else seconds_of(request.at),
             outlook=outlook,
-            node=self._store.node,
+            node=self.store.node,
             now=self.clock(),
         )
         return await self.change_settled(work, lambda restored: self._begin_anew(experiment, restored.state))

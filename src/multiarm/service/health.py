@@ -62,9 +62,14 @@ class HealthKeeper:
         self._reload = reload
         self._clock = clock
         self._monotonic = monotonic
+        self.restart_count = self.quarantine_count = 0
         self.known: dict[int, Health] = {}  # by uid, of those that ever failed
         self._failed_at: dict[int, float] = {}
         self._restarts: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def quarantined_now(self) -> int:
+        return sum(health.status == "quarantined" for health in self.known.values())
 
     def of(self, uid: int) -> Health:
         return self.known.get(uid, HEALTHY)
@@ -120,7 +125,9 @@ class HealthKeeper:
             failure_count=count,
             error=short(error),
         )
-        if not quarantined:
+        if quarantined:
+            self.quarantine_count += 1
+        else:
             self._restarts[uid] = asyncio.get_running_loop().create_task(
                 self._restart(experiment, self._policy.delay_s(count))
             )
@@ -144,6 +151,7 @@ class HealthKeeper:
             self._count(experiment, error)
             return
         self.known[uid] = msgspec.structs.replace(self.of(uid), status="running")
+        self.restart_count += 1
         self._restarts.pop(uid, None)
         log.info("experiment_restarted", experiment_id=experiment.state.experiment_id)
 

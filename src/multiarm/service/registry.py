@@ -29,7 +29,7 @@ class Registry(ABC):
     def __init__(self, store: StateStore) -> None:
         self.experiments: dict[str, Experiment] = {}
         self.by_uid: dict[int, Experiment] = {}
-        self._store = store
+        self.store = store
         self._reloads: dict[int, asyncio.Task[bool]] = {}
         self._numbers = count()
         self._doubtful: dict[int, int] = {}  # uid → number of its last doubt
@@ -53,7 +53,7 @@ class Registry(ABC):
     async def load(self) -> None:
         """Make memory what the store says, for every experiment."""
         then = partial(self._reconcile, asked=next(self._numbers))
-        await self._store.run(partial(db.load_experiments, node=self._store.node), then)
+        await self.store.run(partial(db.load_experiments, node=self.store.node), then)
 
     async def reload(self, experiment: Experiment) -> bool:
         """Replace an experiment's memory with its stored state. False where it is deleted."""
@@ -67,8 +67,8 @@ class Registry(ABC):
             else:
                 experiment.load(state)
 
-        work = partial(db.load_experiment, node=self._store.node, uid=uid)
-        return await self._store.run(work, then) is not None
+        work = partial(db.load_experiment, node=self.store.node, uid=uid)
+        return await self.store.run(work, then) is not None
 
     def show(self, rows: ShownRows) -> None:
         """Memory replaces what a group changed; the store calls this after each commit."""
@@ -87,7 +87,7 @@ class Registry(ABC):
     async def change_settled(self, work: Callable[[Connection], T], then: Callable[[T], None]) -> T:
         """The same for whoever has just settled what he builds on: it is enqueued before anything else happens."""
         try:
-            return await self._store.run(work, then)
+            return await self.store.run(work, then)
         except CommitUnknown:
             self._all_doubtful = next(self._numbers)
             raise

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from multiarm.domain.errors import Busy, CommitUnknown, StoreUnavailable
 from multiarm.domain.evidence import Row
 from multiarm.service.mailbox import Mailbox
+from multiarm.service.tally import Histogram
 from multiarm.storage.engine import is_lost, transact
 from multiarm.storage.rewards import GroupResult, Outcome, UpdateRequest, commit_updates
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 UNAVAILABLE_S = 5.0
 GATHER_LIMIT_S = 0.002
 LARGE_GROUP_UPDATES = 256
+COMMIT_BOUNDS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+COMMIT_BOUNDS_UPDATES = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
 
 ShownRows = dict[int, tuple[int, dict[int, Row]]]
 Reply = Callable[[Any], None]
@@ -69,6 +72,8 @@ class StateStore:
         self._mailbox: Mailbox[Message] = Mailbox(mailbox_size_updates)
         self._group_limit = group_limit_updates
         self._clock = clock
+        self.commit_durations_s = Histogram(COMMIT_BOUNDS_S)
+        self.commit_sizes = Histogram(COMMIT_BOUNDS_UPDATES)
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="state-store", daemon=True)
 
@@ -87,6 +92,14 @@ class StateStore:
     def update(self, request: UpdateRequest, reply: Reply) -> None:
         """Enqueue; Busy where the mailbox is full. `reply` gets list[bool], for each increment whether it was new."""
         self._put(UpdateMessage(request, reply), len(request.increments))
+
+    @property
+    def waiting_updates(self) -> int:
+        return self._mailbox.waiting
+
+    @property
+    def capacity_updates(self) -> int:
+        return self._mailbox.capacity
 
     @property
     def room_updates(self) -> int:
@@ -167,6 +180,7 @@ class StateStore:
     def _commit_group(self, messages: Sequence[UpdateMessage]) -> None:
         requests = [message.request for message in messages]
         work = partial(commit_updates, node=self.node, requests=requests, now=self._clock())
+        began_at = time.monotonic()
         try:
             result = transact(self._connected(), work, raw=True)
         except Exception as error:
@@ -175,6 +189,8 @@ class StateStore:
             else:
                 log.warning("group_failed", error=repr(error), request_count=len(requests))
                 result = self._commit_one_by_one(requests)
+        self.commit_durations_s.observe(time.monotonic() - began_at)
+        self.commit_sizes.observe(sum(len(request.increments) for request in requests))
         self._deliver(result.rows, [message.reply for message in messages], result.outcomes)
 
     def _commit_one_by_one(self, requests: Sequence[UpdateRequest]) -> GroupResult:

@@ -7,6 +7,7 @@ where the caller has gone meanwhile.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
@@ -84,6 +85,8 @@ class Supervisor(Administration):
         self._history_limit_rows = history_limit_rows
         self._rng = rng or random.Random()
         self._one_at_a_time = asyncio.Lock()
+        self.duplicate_count = 0
+        self.refused_counts: Counter[str] = Counter()  # rewards, by type of the error
         self.health = HealthKeeper(restart_policy, self.reload, clock=clock)
         self._allocator = Allocator(
             Budget(budget_share), executor, inline_limit_s=inline_limit_s, on_failure=self.health.failed
@@ -149,9 +152,10 @@ class Supervisor(Administration):
         `reply` gets, from the first or a later one on, whether each was new, or why it was not counted after all: in
         parts, for those that find no room are told at once.
         """
-        room = self._store.room_updates
+        room = self.store.room_updates
         if room < len(increments):
-            reply(room, [self._store.busy()] * (len(increments) - room))
+            self.refused_counts[Busy.type] += len(increments) - room
+            reply(room, [self.store.busy()] * (len(increments) - room))
             increments = increments[:room]
         if increments:
             self._submit(experiment, request_of(experiment, increments, now), 0, reply)
@@ -181,7 +185,7 @@ class Supervisor(Administration):
 
         update_count: about as many as it has; Busy at once where they would find no room.
         """
-        with self._store.promised(update_count):
+        with self.store.promised(update_count):
             async with self._one_at_a_time:
                 yield
 
@@ -241,9 +245,9 @@ class Supervisor(Administration):
                 run = RewardRun(now, experiment_id, uid, done.epoch, [done.increment], [True], done.origin)
                 self._accountant.record_rewards(run._replace(corrects=done.before, withdrawn=done.after is None))
 
-        work = partial(correct, uid=uid, key=key, after=reward, node=self._store.node, now=now)
+        work = partial(correct, uid=uid, key=key, after=reward, node=self.store.node, now=now)
         try:
-            return await self._store.run(work, then) is not None
+            return await self.store.run(work, then) is not None
         except CommitUnknown:
             self.doubt(uid)
             raise
@@ -261,8 +265,11 @@ class Supervisor(Administration):
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
         """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
-        if isinstance(error, MultiarmError):
-            return error
+        explained = error if isinstance(error, MultiarmError) else self._foreseen(experiment, error)
+        self.refused_counts[explained.type] += 1
+        return explained
+
+    def _foreseen(self, experiment: Experiment, error: Exception) -> MultiarmError:
         if isinstance(error, ForeignDecision):
             other = self.by_uid.get(error.uid)
             return ExperimentGone() if other is None else DecisionOfAnother(other.state.experiment_id)
@@ -278,13 +285,17 @@ class Supervisor(Administration):
                 uid, epoch, increments = request.uid, request.epoch, request.increments
                 run = RewardRun(request.received_at, experiment_id, uid, epoch, increments, outcome, origin)
                 self._accountant.record_rewards(run)
+                self.duplicate_count += outcome.count(False)
                 if experiment.pending is not None:
                     experiment.rewarded(compress(increments, outcome))
-            elif isinstance(outcome, CommitUnknown):
-                self.doubt(request.uid)
+            else:
+                reason = outcome.type if isinstance(outcome, MultiarmError) else MultiarmError.type
+                self.refused_counts[reason] += len(request.increments)
+                if isinstance(outcome, CommitUnknown):
+                    self.doubt(request.uid)
             reply(outcome)
 
-        self._store.update(request, committed)
+        self.store.update(request, committed)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -297,7 +308,7 @@ class Supervisor(Administration):
                 return await asyncio.get_running_loop().run_in_executor(self._executor, snapshot.statistics)
             except Exception as error:
                 self.health.failed(experiment, error)
-        stored = await self._store.run(partial(db.load_experiment, node=self._store.node, uid=experiment.state.uid))
+        stored = await self.store.run(partial(db.load_experiment, node=self.store.node, uid=experiment.state.uid))
         if stored is None:
             raise ExperimentNotFound(experiment_id)
         return self.build(stored).snapshot(self.clock()).statistics(counts_only=True)
@@ -308,11 +319,11 @@ class Supervisor(Administration):
         arm_count = max(len(state.arms), 1)
         limit = min(point_limit, max(self._history_limit_rows // arm_count, 1))
         work = partial(snapshots.chosen, uid=state.uid, start=start, end=end, point_limit=limit)
-        numbers = await self._store.run(work)
+        numbers = await self.store.run(work)
         points: list[HistoryPoint] = []
         step = max(READ_AT_A_TIME_ARMS // arm_count, 1)
         for index in range(0, len(numbers), step):
-            rows = await self._store.run(partial(snapshots.read, numbers=numbers[index : index + step]))
+            rows = await self.store.run(partial(snapshots.read, numbers=numbers[index : index + step]))
             points += await asyncio.to_thread(points_of, rows, state.spec)
         return points
 

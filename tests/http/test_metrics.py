@@ -1,0 +1,195 @@
+"""What /metrics says: the numbers of what was done, under the names that docs, alerts and dashboard know."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from multiarm.domain.spec import Update
+from multiarm.http.metrics import RewardCounts
+from multiarm.http.request_meter import RequestMeter
+from multiarm.service.tally import Histogram
+from postgres import Service, run_service
+from support import RunningServer, create
+from wire_servers import LANES, settings_of
+
+ROOT = Path(__file__).parents[2]
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+NAME = re.compile(r"\bmultiarm_[a-z_]+")
+
+
+@pytest.fixture(scope="module", params=LANES.values(), ids=list(LANES))
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    settings = settings_of(request.param) | {"metrics_arm_limit": 4}
+    with RunningServer(tmp_path_factory.mktemp("metrics"), settings=settings) as running:
+        yield running
+
+
+def scraped(client: httpx.Client) -> Samples:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset(labels.items())), 0.0)
+
+
+def test_it_counts_what_was_done(server: RunningServer) -> None:
+    with server.client() as client:
+        experiment_id = create(client, "a", "b")
+        before = scraped(client)
+        path = f"/v1/{experiment_id}"
+        drawn = [client.get(f"{path}/draw").json() for _ in range(20)]
+        for key in ("x", "y", "x"):
+            client.post(f"{path}/update", json={"arm_id": "a", "reward": 1, "key": key})
+        client.post(f"{path}/update_batch", json={"updates": [{"arm_id": "b", "reward": 0}] * 5})
+        client.post(f"{path}/update", json={"arm_id": "a", "reward": 7})
+        client.get("/nowhere/at/all")
+        client.put(f"{path}/reward/key/x", json={"reward": None})
+        after = scraped(client)
+
+        def more(name: str, **labels: str) -> float:
+            return value(after, name, **labels) - value(before, name, **labels)
+
+        for arm_id, rewards in (("a", 2), ("b", 5)):
+            labels = {"experiment_id": experiment_id, "arm_id": arm_id}
+            assert value(after, "multiarm_draws_total", **labels) == sum(one["arm_id"] == arm_id for one in drawn)
+            # one of a's was withdrawn before anyone looked
+            assert value(after, "multiarm_rewards_total", **labels) == rewards - (arm_id == "a")
+        assert more("multiarm_duplicates_total") == 1
+        assert more("multiarm_refused_rewards_total", reason="invalid-reward") == 1
+        draws = {"method": "GET", "route": "/v1/{experiment_id}/draw"}
+        assert more("multiarm_http_requests_total", **draws, status_class="2xx") == 20
+        assert more("multiarm_http_request_duration_seconds_count", **draws) == 20
+        assert 0 < more("multiarm_http_request_duration_seconds_sum", **draws) < 20
+        updates = {"method": "POST", "route": "/v1/{experiment_id}/update"}
+        assert more("multiarm_http_requests_total", **updates, status_class="2xx") == 3
+        assert more("multiarm_http_requests_total", **updates, status_class="4xx") == 1
+        assert more("multiarm_http_requests_total", method="GET", route="unmatched", status_class="4xx") == 1
+        assert more("multiarm_commit_updates_sum") == 8
+        assert more("multiarm_commit_duration_seconds_count") == 4
+        assert value(after, "multiarm_store_available") == 1
+        assert value(after, "multiarm_store_mailbox_updates") == 0
+        assert value(after, "multiarm_store_mailbox_limit_updates") == 100_000
+        assert 0 <= value(after, "multiarm_evidence_age_seconds", experiment_id=experiment_id) < 60
+        assert 0 <= value(after, "multiarm_allocation_age_seconds", experiment_id=experiment_id) < 60
+        client.delete(f"{path}/delete")
+        assert not any(("experiment_id", experiment_id) in labels for _, labels in scraped(client))
+
+
+def test_arms_beyond_the_limit_are_added_up(server: RunningServer) -> None:
+    with server.client() as client:
+        ids = [create(client, "a", "b") for _ in range(4)]
+        for experiment_id in ids:
+            for _ in range(3):
+                client.get(f"/v1/{experiment_id}/draw")
+        listed = {dict(labels)["experiment_id"] for name, labels in scraped(client) if name == "multiarm_draws_total"}
+        assert listed == {*ids[:2], "(other)"}
+        other = {"experiment_id": "(other)", "arm_id": "(other)"}
+        assert value(scraped(client), "multiarm_draws_total", **other) == 6
+        client.delete("/v1/clear")
+
+
+def test_whoever_asks_for_open_metrics_gets_it(server: RunningServer) -> None:
+    with server.client() as client:
+        answer = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        assert answer.text.endswith("# EOF\n")
+        assert client.head("/metrics").status_code == 200
+        assert client.post("/metrics").status_code == 405
+
+
+def test_docs_list_each_metric_and_no_other(server: RunningServer) -> None:
+    with server.client() as client:
+        create(client, "a")
+        text = client.get("/metrics").text
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(multiarm_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    documented = {(name, kind) for name, kind, _ in rows}
+    served = {
+        (family.name + "_total" * (family.type == "counter"), family.type)
+        for family in text_string_to_metric_families(text)
+        if family.name.startswith("multiarm_")
+    }
+    assert documented == served
+
+
+@pytest.mark.parametrize("path", ["deploy/prometheus/alerts.yaml", "deploy/grafana/dashboard.json"])
+def test_alerts_and_dashboard_ask_for_what_there_is(server: RunningServer, path: str) -> None:
+    with server.client() as client:
+        create(client, "a")
+        text = client.get("/metrics").text
+    types = {family.name: family.type for family in text_string_to_metric_families(text)}
+    names = set()
+    for name, type_ in types.items():
+        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(type_, [""])
+        names |= {name + end for end in ends}
+    asked = set(NAME.findall((ROOT / path).read_text()))
+    assert len(asked) >= 5
+    assert asked <= names
+
+
+def test_the_dashboard_has_a_place_for_each_panel() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken
+        taken |= cells
+        assert panel["type"] == "row" or all(target["expr"] and panel["title"] for target in panel["targets"])
+
+
+def test_there_are_six_alerts_and_docs_know_them() -> None:
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yaml").read_text())
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert len(alerts) == 6
+    assert re.findall(r"^\| `(Multiarm\w+)` \|", page, re.MULTILINE) == alerts
+
+
+def test_words_that_are_no_methods_make_no_series() -> None:
+    meter = RequestMeter()
+    for method in ("BREW", "GET", "PURGE"):
+        meter.note(method, "unmatched", 404, 0.001)
+    assert {kind.method for kind in meter.counts} == {"GET", "other"}
+
+
+def test_a_histogram_counts_up_to_its_bounds() -> None:
+    seen = Histogram((1, 2))
+    for number, count in ((0.5, 1), (1, 2), (1.5, 3), (99, 4)):
+        seen.observe(number, count)
+    assert seen.counts == [3, 3, 4]
+    assert seen.total == 0.5 + 2 + 4.5 + 396
+
+
+def test_a_counter_of_rewards_never_falls(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        await service.create()
+        supervisor, counts = service.supervisor, RewardCounts()
+        experiment = supervisor.experiment("button")
+        for key in "abc":
+            await supervisor.update("button", Update(1.0, arm_id="red", key=key))
+        assert counts.of(experiment) == {1: 3, 2: 0}
+        await supervisor.correct_key("button", "a", None)
+        assert counts.of(experiment) == {1: 3, 2: 0}
+        await supervisor.update("button", Update(1.0, arm_id="red"))
+        assert counts.of(experiment) == {1: 4, 2: 0}
+        await supervisor.reset("button")
+        assert counts.of(experiment) == {1: 0, 2: 0}
+        counts.forget_others([])
+        assert counts.of(experiment) == {1: 0, 2: 0}
+
+    run_service(tmp_path, story)
