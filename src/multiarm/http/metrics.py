@@ -137,19 +137,15 @@ class Metrics:
         yield Gauge("multiarm_quarantined_experiments", "Experiments set aside now.", health.quarantined_now)
 
     def _of_requests(self) -> Iterator[Metric]:
-        counts = CounterFamily(
-            "multiarm_http_requests", "Requests answered.", labels=["method", "route", "status_class"]
-        )
-        for (method, route, status_class), count in self._meter.counts.copy().items():
-            counts.add_metric([method, route, f"{status_class}xx"], count)
+        labels = ["method", "route", "status_class"]
+        counts = CounterFamily("multiarm_http_requests", "Requests answered.", labels=labels)
+        about = "From a request's arrival to its answer."
+        durations = HistogramFamily("multiarm_http_request_duration_seconds", about, labels=labels)
+        for (method, route, status_class), seen in self._meter.durations_s.copy().items():
+            values = [method, route, f"{status_class}xx"]
+            counts.add_metric(values, sum(seen.counts))
+            add_histogram(durations, values, seen)
         yield counts
-        durations = HistogramFamily(
-            "multiarm_http_request_duration_seconds",
-            "From a request's arrival to its answer.",
-            labels=["method", "route"],
-        )
-        for labels, seen in self._meter.durations_s.copy().items():
-            add_histogram(durations, labels, seen)
         yield durations
 
 
