@@ -33,8 +33,9 @@ from multiarm.service.accountant import Accountant
 from multiarm.service.batch import BatchFaults
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
+from multiarm.service.rewards import request_of
 from multiarm.service.state_store import StateStore
-from multiarm.service.supervisor import Supervisor, request_of
+from multiarm.service.supervisor import Supervisor
 from multiarm.storage import experiments
 from multiarm.storage.books import Entry, audit
 from multiarm.storage.engine import create_engine, migrate, sqlite_url, transact
