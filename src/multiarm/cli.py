@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from multiarm import backup_commands, token_commands
+from multiarm import audit_command, backup_commands, token_commands
 from multiarm._version import __version__
 from multiarm.configuration import load_settings
 from multiarm.domain.errors import StartError
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(token_commands.app, name="token")
+app.command()(audit_command.audit)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
 console = Console()

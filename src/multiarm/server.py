@@ -195,6 +195,7 @@ async def actors(
             health_interval_s=settings.health_interval_s,
             retention_interval_s=settings.retention_interval_s,
             reward_retention_s=settings.reward_retention_days * SECONDS_A_DAY,
+            audit_retention_s=settings.audit_retention_days * SECONDS_A_DAY,
             snapshot_interval_s=settings.snapshot_interval_s,
             snapshot_retention=SnapshotRetention(
                 settings.snapshot_fine_days * SECONDS_A_DAY,

@@ -183,6 +183,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(ge=0.05, le=1, description="Time between two writes of the draw counts.")
     ] = 0.5
 
+    audit_retention_days: Annotated[
+        float, Meta(ge=1, le=36_500, description="How long the audit trail keeps an entry.")
+    ] = 730.0
     snapshot_interval_s: Annotated[
         float, Meta(ge=0, le=86_400, description="Time between two snapshots of what changes; 0: none but at actions.")
     ] = 60.0

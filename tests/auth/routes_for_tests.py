@@ -38,6 +38,7 @@ ROUTES = [
     Route("read", "GET", "/stats"),
     Route("read", "GET", "/history"),
     Route("admin", "PUT", "/restore", {"at": 4_102_444_800}),
+    Route("admin", "GET", "/audit"),
     Route("admin", "PUT", "/reset"),
     Route("admin", "PUT", "/enable"),
     Route("admin", "PUT", "/disable"),

@@ -107,7 +107,7 @@ class TestDocument:
             operation["operationId"]: operation["security"][0]["token"][0] if "security" in operation else None
             for _, _, operation in operations(document)
         }
-        admin = ("create", "clear", "delete", "reset", "enable", "disable", "change_policy", "restore")
+        admin = ("create", "clear", "delete", "reset", "enable", "disable", "change_policy", "restore", "audit")
         arms = ("add_arm", "delete_arm", "enable_arm", "disable_arm")
         assert needed == {
             **dict.fromkeys(("ping", "live", "ready")),

@@ -29,7 +29,7 @@ class Bearer:
     pace: of all requests with this token; None: without limit. era: None where there is no authentication.
     """
 
-    __slots__ = ("authorization", "era", "expires_at", "pace", "scopes", "subject")
+    __slots__ = ("authorization", "era", "expires_at", "pace", "scopes", "subject", "token_id")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Bearer:
         pace: Pace | None = None,
         authorization: bytes = b"",
         era: Era | None = None,
+        token_id: str | None = None,
     ) -> None:
         self.subject = subject
         self.scopes = scopes
@@ -47,6 +48,7 @@ class Bearer:
         self.pace = pace
         self.authorization = authorization
         self.era = era
+        self.token_id = token_id
 
     @property
     def is_current(self) -> bool:

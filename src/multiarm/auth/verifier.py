@@ -118,6 +118,7 @@ class Verifier:
             pace=self._pace_of(signed),
             authorization=authorization,
             era=self._era,
+            token_id=claims.jti,
         )
 
     def _pace_of(self, signed: bytes) -> Pace | None:

@@ -74,6 +74,17 @@ class ExperimentState:
     other_rows: list[tuple[int, Row]] = field(default_factory=list)
 
 
+class Actor(msgspec.Struct, frozen=True):
+    """Who acts. subject, token_id: the token's `sub` and `jti`, where there is one; address: of the connection."""
+
+    subject: str = ""
+    token_id: str | None = None
+    address: str | None = None
+
+
+NOBODY_KNOWN = Actor()
+
+
 class ForeignDecision(Exception):
     """A well-signed decision of another experiment; whoever knows them all says which error that is."""
 

@@ -16,6 +16,7 @@ GET     /v1/{experiment_id}/draw                     choose an arm
 POST    /v1/{experiment_id}/update | update_batch    report rewards
 PUT     /v1/{experiment_id}/reward/decision/{decision_id} | reward/key/{key}    put one right
 GET     /v1/{experiment_id}/stats                    what is known of each arm
+GET     /v1/{experiment_id}/audit                    who changed what
 GET     /v1/{experiment_id}/history                  what was known of it, over time
 PUT     /v1/{experiment_id}/restore                  start again from a snapshot
 GET     /health/live | /health/ready

@@ -16,6 +16,7 @@ from litestar.types import Receive, Scope, Send
 
 from multiarm.auth.bearer import Bearer
 from multiarm.auth.scopes import Verb
+from multiarm.domain.records import Actor
 from multiarm.http.answers import UNREAD, Answer
 from multiarm.http.bodies import read_body
 from multiarm.http.limits import Amount, LargeBody
@@ -61,6 +62,12 @@ class Call:
         """Who sends it."""
         bearer: Bearer = self._scope["state"]["bearer"]
         return bearer
+
+    @property
+    def actor(self) -> Actor:
+        """The same, for the audit trail."""
+        client = self._scope["client"]
+        return Actor(self.bearer.subject, self.bearer.token_id, client[0] if client else None)
 
     @property
     def supervisor(self) -> Supervisor:

@@ -61,7 +61,8 @@ async def history(call: Call) -> Answer:
 async def restore(call: Call) -> Answer:
     """Start again from a snapshot's evidence, in a new epoch; arms, policy and guardrails stay as they are now."""
     call.supervisor.experiment(call.experiment_id)
-    restored = await call.supervisor.restore(call.experiment_id, decode(await call.body(), _restore_decoder))
+    asked = decode(await call.body(), _restore_decoder)
+    restored = await call.supervisor.restore(call.experiment_id, asked, call.actor)
     return json_answer(views.Restored(restored.snapshot_id, restored.taken_at, restored.state.epoch))
 
 

@@ -5,7 +5,7 @@ import msgspec
 from multiarm._version import __version__
 from multiarm.domain.errors import Unavailable
 from multiarm.domain.spec import ArmSpec, CreateExperiment, PolicyChange, Update, UpdateBatch
-from multiarm.http import history, operations, views
+from multiarm.http import audit, history, operations, views
 from multiarm.http.answers import NO_CONTENT, Answer, json_answer
 from multiarm.http.bodies import decode
 from multiarm.http.endpoints import Call, endpoint
@@ -59,7 +59,7 @@ async def list_experiments(call: Call) -> Answer:
 async def clear(call: Call) -> Answer:
     """Delete every experiment, with its arms, evidence and rewards."""
     call.bearer.require("admin", None)
-    await call.supervisor.clear()
+    await call.supervisor.clear(call.actor)
     return NO_CONTENT
 
 
@@ -85,7 +85,7 @@ async def create(call: Call) -> Answer:
     body = await call.body()
     asked = decode(body, _create_decoder) if body else CreateExperiment()
     call.bearer.require("admin", asked.experiment_id)
-    experiment_id = await call.supervisor.create(asked)
+    experiment_id = await call.supervisor.create(asked, call.actor)
     return json_answer(views.ExperimentId(experiment_id), 201)
 
 
@@ -106,7 +106,7 @@ async def describe(call: Call) -> Answer:
 )
 async def delete_experiment(call: Call) -> Answer:
     """Delete the experiment; its id is free at once, late rewards for it are refused."""
-    await call.supervisor.delete(call.experiment_id)
+    await call.supervisor.delete(call.experiment_id, call.actor)
     return NO_CONTENT
 
 
@@ -117,7 +117,7 @@ async def delete_experiment(call: Call) -> Answer:
 )
 async def reset(call: Call) -> Answer:
     """Forget the evidence, keep arms and settings; rewards for earlier decisions are refused from now on."""
-    await call.supervisor.reset(call.experiment_id)
+    await call.supervisor.reset(call.experiment_id, call.actor)
     return NO_CONTENT
 
 
@@ -128,7 +128,7 @@ async def reset(call: Call) -> Answer:
 )
 async def enable(call: Call) -> Answer:
     """Let draws through again; lifts a quarantine too."""
-    await call.supervisor.set_enabled(call.experiment_id, True)
+    await call.supervisor.set_enabled(call.experiment_id, True, call.actor)
     return NO_CONTENT
 
 
@@ -139,7 +139,7 @@ async def enable(call: Call) -> Answer:
 )
 async def disable(call: Call) -> Answer:
     """Refuse draws; rewards are still taken."""
-    await call.supervisor.set_enabled(call.experiment_id, False)
+    await call.supervisor.set_enabled(call.experiment_id, False, call.actor)
     return NO_CONTENT
 
 
@@ -158,7 +158,7 @@ async def disable(call: Call) -> Answer:
 async def change_policy(call: Call) -> Answer:
     """Change the policy while the experiment runs; its evidence goes along, or it starts again where asked to."""
     call.supervisor.experiment(call.experiment_id)
-    await call.supervisor.change_policy(call.experiment_id, decode(await call.body(), _policy_decoder))
+    await call.supervisor.change_policy(call.experiment_id, decode(await call.body(), _policy_decoder), call.actor)
     return NO_CONTENT
 
 
@@ -184,7 +184,7 @@ async def add_arm(call: Call) -> Answer:
     call.supervisor.experiment(call.experiment_id)
     body = await call.body()
     spec = decode(body, _arm_decoder) if body else ArmSpec()
-    return json_answer(views.ArmId(await call.supervisor.add_arm(call.experiment_id, spec)), 201)
+    return json_answer(views.ArmId(await call.supervisor.add_arm(call.experiment_id, spec, call.actor)), 201)
 
 
 @endpoint(
@@ -194,7 +194,7 @@ async def add_arm(call: Call) -> Answer:
 )
 async def delete_arm(call: Call) -> Answer:
     """Delete an arm for good; rewards for decisions already drawn are still recorded."""
-    await call.supervisor.delete_arm(call.experiment_id, call.arm_id)
+    await call.supervisor.delete_arm(call.experiment_id, call.arm_id, call.actor)
     return NO_CONTENT
 
 
@@ -205,7 +205,7 @@ async def delete_arm(call: Call) -> Answer:
 )
 async def enable_arm(call: Call) -> Answer:
     """Draw the arm again."""
-    await call.supervisor.set_arm_enabled(call.experiment_id, call.arm_id, True)
+    await call.supervisor.set_arm_enabled(call.experiment_id, call.arm_id, True, call.actor)
     return NO_CONTENT
 
 
@@ -216,7 +216,7 @@ async def enable_arm(call: Call) -> Answer:
 )
 async def disable_arm(call: Call) -> Answer:
     """Draw the arm no more; it keeps its evidence and still takes rewards."""
-    await call.supervisor.set_arm_enabled(call.experiment_id, call.arm_id, False)
+    await call.supervisor.set_arm_enabled(call.experiment_id, call.arm_id, False, call.actor)
     return NO_CONTENT
 
 
@@ -305,4 +305,5 @@ HANDLERS = [
     update_batch,
     stats,
     *history.HANDLERS,
+    *audit.HANDLERS,
 ]

@@ -66,6 +66,30 @@ class History(msgspec.Struct, frozen=True):
     points: list[HistoryPoint]
 
 
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who did what. at: seconds since the epoch; before, after: what it made different.
+
+    subject: of the token, empty where there was none; before is null at the beginning, after at the end.
+    """
+
+    number: int
+    at: float
+    subject: str
+    token_id: str | None
+    address: str | None
+    action: str
+    experiment_id: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """next: what `before` must be for the page after this one; null: there is none."""
+
+    entries: list[AuditEntry]
+    next: int | None
+
+
 class Restored(msgspec.Struct, frozen=True):
     """`taken_at`: of the snapshot, in Unix time; `epoch`: the one that began with it now."""
 

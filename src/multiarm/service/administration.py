@@ -18,13 +18,14 @@ from multiarm.domain.arm import Arm
 from multiarm.domain.crediting import seconds_of
 from multiarm.domain.errors import InvalidField
 from multiarm.domain.experiment import Experiment
-from multiarm.domain.records import ExperimentState
+from multiarm.domain.records import NOBODY_KNOWN, Actor, ExperimentState
 from multiarm.domain.spec import ArmSpec, CreateExperiment, PolicyChange, Restore, check_creation
 from multiarm.service.allocator import Allocator
 from multiarm.service.health import HealthKeeper
 from multiarm.service.history import outlook_of
 from multiarm.service.registry import Registry
 from multiarm.storage import experiments as db
+from multiarm.storage.audit import Act, recorded
 from multiarm.storage.policy_change import change_policy
 from multiarm.storage.restoring import Restored, restore
 from multiarm.storage.snapshots import Outlook, Reason, before, take
@@ -56,7 +57,7 @@ class Administration(Registry, ABC):
     _executor: Executor
     _inline_limit_s: float
 
-    async def create(self, request: CreateExperiment) -> str:
+    async def create(self, request: CreateExperiment, actor: Actor = NOBODY_KNOWN) -> str:
         check_creation(request, self._limits.payload_bytes)
         experiment_id = request.experiment_id or str(uuid.uuid4())
         now = self.clock()
@@ -66,31 +67,34 @@ class Administration(Registry, ABC):
             take(connection, state.uid, "create", Outlook(), now)
             return state
 
-        await self.change(work, self.put)
+        await self.change(recorded(work, Act("create", actor, now)), self.put)
         return experiment_id
 
-    async def delete(self, experiment_id: str) -> None:
-        uid = (await self.settled(experiment_id)).state.uid
-        await self.change(partial(db.mark_deleted, uid=uid, now=self.clock()), self.drop)
+    async def delete(self, experiment_id: str, actor: Actor = NOBODY_KNOWN) -> None:
+        uid, now = (await self.settled(experiment_id)).state.uid, self.clock()
+        work = partial(db.mark_deleted, uid=uid, now=now)
+        await self.change(recorded(work, Act("delete", actor, now, uid)), self.drop)
 
-    async def clear(self) -> None:
-        await self.change(partial(db.mark_deleted, uid=None, now=self.clock()), self.drop)
+    async def clear(self, actor: Actor = NOBODY_KNOWN) -> None:
+        now = self.clock()
+        work = partial(db.mark_deleted, uid=None, now=now)
+        await self.change(recorded(work, Act("clear", actor, now)), self.drop)
 
-    async def reset(self, experiment_id: str) -> None:
+    async def reset(self, experiment_id: str, actor: Actor = NOBODY_KNOWN) -> None:
         await self._lift_quarantine(await self.settled(experiment_id))
-        experiment, preceded = await self._preceded(experiment_id, "reset")
+        experiment, preceded = await self._preceded(experiment_id, "reset", actor)
         work = partial(db.reset, uid=experiment.state.uid, now=self.clock())
         await self.change(preceded(work), experiment.reset)
 
-    async def set_enabled(self, experiment_id: str, enabled: bool) -> None:
+    async def set_enabled(self, experiment_id: str, enabled: bool, actor: Actor = NOBODY_KNOWN) -> None:
         if enabled:
             await self._lift_quarantine(await self.settled(experiment_id))
-        experiment, preceded = await self._preceded(experiment_id, "enable" if enabled else "disable")
+        experiment, preceded = await self._preceded(experiment_id, "enable" if enabled else "disable", actor)
         work = partial(db.set_enabled, uid=experiment.state.uid, enabled=enabled, now=self.clock())
         await self.change(preceded(work), lambda _: experiment.set_enabled(enabled))
 
-    async def add_arm(self, experiment_id: str, spec: ArmSpec) -> str:
-        experiment, preceded = await self._preceded(experiment_id, "add_arm")
+    async def add_arm(self, experiment_id: str, spec: ArmSpec, actor: Actor = NOBODY_KNOWN) -> str:
+        experiment, preceded = await self._preceded(experiment_id, "add_arm", actor)
         now = self.clock()
         work = partial(
             db.add_arm,
@@ -102,15 +106,19 @@ class Administration(Registry, ABC):
         )
         return (await self.change_settled(preceded(work), experiment.put_arm)).arm_id
 
-    async def delete_arm(self, experiment_id: str, arm_id: str) -> None:
-        await self._change_arm(experiment_id, arm_id, "delete_arm", deleted=True)
+    async def delete_arm(self, experiment_id: str, arm_id: str, actor: Actor = NOBODY_KNOWN) -> None:
+        preceded = await self._preceded(experiment_id, "delete_arm", actor)
+        await self._change_arm(*preceded, arm_id, deleted=True)
 
-    async def set_arm_enabled(self, experiment_id: str, arm_id: str, enabled: bool) -> None:
-        await self._change_arm(experiment_id, arm_id, "enable_arm" if enabled else "disable_arm", enabled=enabled)
+    async def set_arm_enabled(
+        self, experiment_id: str, arm_id: str, enabled: bool, actor: Actor = NOBODY_KNOWN
+    ) -> None:
+        preceded = await self._preceded(experiment_id, "enable_arm" if enabled else "disable_arm", actor)
+        await self._change_arm(*preceded, arm_id, enabled=enabled)
 
-    async def change_policy(self, experiment_id: str, change: PolicyChange) -> None:
+    async def change_policy(self, experiment_id: str, change: PolicyChange, actor: Actor = NOBODY_KNOWN) -> None:
         """While the experiment runs. Rewards that come meanwhile wait, to be credited with the new policy."""
-        experiment, preceded = await self._preceded(experiment_id, "policy")
+        experiment, preceded = await self._preceded(experiment_id, "policy", actor)
         uid = experiment.state.uid
         work = partial(
             change_policy,
@@ -123,22 +131,26 @@ class Administration(Registry, ABC):
         )
         await self.change_in_doubt(uid, preceded(work), partial(self._begin_anew, experiment))
 
-    async def restore(self, experiment_id: str, request: Restore) -> Restored:
+    async def restore(self, experiment_id: str, request: Restore, actor: Actor = NOBODY_KNOWN) -> Restored:
         """Start again from a snapshot, in a new epoch; the state until now becomes a snapshot too."""
         if (request.snapshot_id is None) == (request.at is None):
             raise InvalidField("", "Give either snapshot_id or at.")
         outlook = await self.outlook(self.experiment(experiment_id), hurried=True)
         experiment = await self.settled(experiment_id)
+        uid, now = experiment.state.uid, self.clock()
         work = partial(
             restore,
-            uid=experiment.state.uid,
+            uid=uid,
             snapshot_id=request.snapshot_id,
             at=None if request.at is None else seconds_of(request.at),
             outlook=outlook,
             node=self.store.node,
-            now=self.clock(),
+            now=now,
         )
-        return await self.change_settled(work, lambda restored: self._begin_anew(experiment, restored.state))
+        act = Act("restore", actor, now, uid)
+        return await self.change_settled(
+            recorded(work, act), lambda restored: self._begin_anew(experiment, restored.state)
+        )
 
     async def outlook(self, experiment: Experiment, *, hurried: bool = False) -> Outlook:
         """What a snapshot says beside the evidence; nothing where it fails, or costs much and is hurried."""
@@ -156,14 +168,17 @@ class Administration(Registry, ABC):
             log.warning("snapshot_without_statistics", experiment_id=state.experiment_id, error=repr(error))
             return Outlook()
 
-    async def _preceded(self, experiment_id: str, reason: Reason) -> tuple[Experiment, Preceded]:
-        """The experiment, settled; and what puts a snapshot before the work of a change that is enqueued at once."""
+    async def _preceded(self, experiment_id: str, reason: Reason, actor: Actor) -> tuple[Experiment, Preceded]:
+        """The experiment, settled; and what puts a snapshot before the work of a change that is enqueued at once.
+
+        The audit trail gets its entry with it.
+        """
         outlook = await self.outlook(self.experiment(experiment_id), hurried=True)
         experiment = await self.settled(experiment_id)
         uid, now = experiment.state.uid, self.clock()
 
         def preceded(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-            return before(work, uid, reason, outlook, now)
+            return before(recorded(work, Act(reason, actor, now, uid)), uid, reason, outlook, now)
 
         return experiment, preceded
 
@@ -174,9 +189,7 @@ class Administration(Registry, ABC):
         if not self.health.is_running(uid):
             self.health.forget(uid)
 
-    async def _change_arm(self, experiment_id: str, arm_id: str, reason: Reason, **change: bool) -> None:
-        experiment, preceded = await self._preceded(experiment_id, reason)
-
+    async def _change_arm(self, experiment: Experiment, preceded: Preceded, arm_id: str, **change: bool) -> None:
         def work(connection: Connection) -> Arm:
             return db.change_arm(connection, experiment.state.uid, arm_id, self.clock(), **change)
 

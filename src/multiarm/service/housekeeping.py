@@ -13,8 +13,8 @@ from multiarm.service.health import inconsistency
 from multiarm.service.snapshots import DEFAULT_RETENTION, SnapshotKeeper, SnapshotRetention
 from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
+from multiarm.storage import audit, retention, rewards
 from multiarm.storage import experiments as db
-from multiarm.storage import retention, rewards
 from multiarm.storage.evidence import ArmKey
 
 log = structlog.get_logger()
@@ -35,6 +35,7 @@ class Housekeeping:
         health_interval_s: float = 5.0,
         retention_interval_s: float = 60.0,
         reward_retention_s: float = float("inf"),
+        audit_retention_s: float = float("inf"),
         snapshot_interval_s: float = 60.0,
         snapshot_retention: SnapshotRetention = DEFAULT_RETENTION,
     ) -> None:
@@ -42,6 +43,7 @@ class Housekeeping:
         self._supervisor = supervisor
         self._store = store
         self._retention_s = reward_retention_s
+        self._audit_retention_s = audit_retention_s
         self.snapshots = SnapshotKeeper(supervisor, store, snapshot_retention)
         self._jobs: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (draw_count_interval_s, self.write_draw_counts),
@@ -49,6 +51,7 @@ class Housekeeping:
             (retention_interval_s, self.prune),
             (draw_count_interval_s, self.purge),
             (retention_interval_s, self.snapshots.forget_snapshots),
+            (retention_interval_s, self.forget_acts),
         ]
         if snapshot_interval_s:
             self._jobs.append((snapshot_interval_s, self.snapshots.take_snapshots))
@@ -120,6 +123,12 @@ class Housekeeping:
             number = step.next_number
         if pruned_count:
             log.info("rewards_pruned", reward_count=pruned_count)
+
+    async def forget_acts(self) -> None:
+        """Remove entries of the audit trail past their retention, 5,000 at a time."""
+        before = self._supervisor.clock() - self._audit_retention_s
+        while await self._store.run(partial(audit.forget, before=before)) == audit.FORGOTTEN_PER_STEP:
+            pass
 
     async def purge(self) -> None:
         """Remove what deleted experiments held, 5,000 rows at a time."""

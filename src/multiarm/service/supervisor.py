@@ -23,8 +23,8 @@ from multiarm.service.health import HealthKeeper, RestartPolicy
 from multiarm.service.history import HistoryPoint, points_of
 from multiarm.service.rewards import Rewards
 from multiarm.service.state_store import StateStore
+from multiarm.storage import audit, snapshots
 from multiarm.storage import experiments as db
-from multiarm.storage import snapshots
 from multiarm.storage.columns import DecisionRun
 
 READ_AT_A_TIME_ARMS = 5_000  # of snapshots, from the database
@@ -113,6 +113,11 @@ class Supervisor(Administration, Rewards):
         if stored is None:
             raise ExperimentNotFound(experiment_id)
         return self.build(stored).snapshot(self.clock()).statistics(counts_only=True)
+
+    async def audit(self, experiment_id: str, limit: int, before: int | None) -> list[audit.Entry]:
+        """Who changed what: the newest entries first, those before a number."""
+        uid = self.experiment(experiment_id).state.uid
+        return await self.store.run(partial(audit.newest, limit=limit, before=before, uid=uid))
 
     async def history(self, experiment_id: str, start: float, end: float, point_limit: int) -> list[HistoryPoint]:
         """Snapshots from `start` to `end`, the last and others spread over that time; fewer where the arms are many."""

@@ -162,3 +162,21 @@ revocation = Table(
     Column("not_before", Double, comment="the subject's tokens of an earlier iat are refused"),
     Column("revoked_at", Double, nullable=False),
 )
+
+# Without a foreign key: it outlives the experiments.
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", RowId, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("subject", String(255), nullable=False, comment="the claim sub; empty: no authentication"),
+    Column("token_id", String(255), comment="the claim jti"),
+    Column("address", String(64)),
+    Column("action", String(32), nullable=False),
+    Column("experiment", BigInteger, nullable=False, comment="its uid; it may be gone"),
+    Column("experiment_id", String(64), nullable=False),
+    Column("before", Text, comment="what was different, as JSON; null: there was none"),
+    Column("after", Text, comment="what is; null: there is none any more"),
+)
+Index("ix_audit_experiment_number", audit.c.experiment, audit.c.number)
+Index("ix_audit_at", audit.c.at)

@@ -1,0 +1,103 @@
+"""The command `multiarm audit`: parse, read, print."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+from typer import Option
+
+from multiarm.configuration import load_settings
+from multiarm.domain.errors import StartError
+
+if TYPE_CHECKING:
+    from multiarm.storage.audit import Entry
+
+CHANGE_WIDTH = 60
+
+console = Console()
+
+
+def audit(
+    *,
+    experiment: Annotated[str | None, Option(help="Of experiments with this id only, deleted ones too.")] = None,
+    limit: Annotated[int, Option(min=1, max=100_000, help="At most so many, the newest.")] = 50,
+    json: Annotated[bool, Option("--json", help="One entry a line, as JSON.")] = False,
+    data_dir: Annotated[str | None, Option(help="The server's folder.")] = None,
+    config: Annotated[Path | None, Option(help="TOML file with the server's settings.")] = None,
+) -> None:
+    """Who changed what, the newest last; also while a server runs, and of deleted experiments."""
+    entries = read(load_settings(config, flags={"data_dir": data_dir}).data_path, limit, experiment)
+    if json:
+        for entry in reversed(entries):
+            console.out(msgspec.json.encode(entry._asdict()).decode(), highlight=False)
+        return
+    table = Table(*(Column(name, overflow="fold") for name in ("when (UTC)", "who", "action", "experiment", "change")))
+    for entry in reversed(entries):
+        when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        who = entry.subject or f"anonymous{'' if entry.address is None else f', {entry.address}'}"
+        table.add_row(when, Text(who), entry.action, Text(entry.experiment_id), Text(change(entry)))
+    console.print(table)
+
+
+def read(directory: Path, limit: int, experiment: str | None) -> "list[Entry]":
+    from multiarm.storage.audit import newest
+    from multiarm.storage.data_directory import DATABASE_FILE
+    from multiarm.storage.engine import HEAD_REVISION, create_engine, current_revision, sqlite_url, transact
+
+    path = directory / DATABASE_FILE
+    if not path.is_file():
+        raise StartError(f"There is no database in {directory}.")
+    engine = create_engine(sqlite_url(path), reads_only=True)
+    try:
+        with engine.connect() as connection:
+            if current_revision(connection) != HEAD_REVISION:
+                raise StartError("The database is of another version; start this one's server on it first.")
+            return transact(connection, lambda c: newest(c, limit, experiment_id=experiment))
+    finally:
+        engine.dispose()
+
+
+def change(entry: "Entry") -> str:
+    """What the act made different, in a few words."""
+    if entry.after is None:
+        return "gone"
+    if entry.before is None:
+        return f"{entry.after['policy']['type']}, {len(entry.after.get('arms', {}))} arms"
+    return shortened(", ".join(differences("", entry.before, entry.after)) or "nothing")
+
+
+def differences(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`epoch 0 → 1`, `green added`: by name, arms by their ids."""
+    found: list[str] = []
+    for name in [*before, *(name for name in after if name not in before)]:
+        if name == "arms":
+            found += differences("arm ", before.get(name, {}), after.get(name, {}))
+        elif name not in before:
+            found.append(f"{prefix}{name} added")
+        elif name not in after:
+            found.append(f"{prefix}{name} deleted")
+        elif isinstance(before[name], dict) and isinstance(after[name], dict) and before[name] != after[name]:
+            found.append(f"{prefix}{name}: {inner(before[name], after[name])}")
+        else:
+            found.append(f"{prefix}{name} {worded(before[name])} → {worded(after[name])}")
+    return found
+
+
+def inner(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    if before.get("type") != after.get("type"):
+        return f"{before.get('type')} → {after.get('type')}"
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return ", ".join(f"{name} {worded(before.get(name))} → {worded(after.get(name))}" for name in names)
+
+
+def worded(value: Any) -> str:
+    return shortened(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= CHANGE_WIDTH else f"{text[: CHANGE_WIDTH - 1]}…"

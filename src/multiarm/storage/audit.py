@@ -1,0 +1,145 @@
+"""The audit trail: who changed what, from what to what. Written in the transaction of the change itself."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from multiarm.domain.records import Actor
+from multiarm.storage.schema import arm, audit, experiment
+
+T = TypeVar("T")
+Description = dict[str, Any]  # of an experiment: its state, spec and arms, as JSON has them
+
+FORGOTTEN_PER_STEP = 5_000
+
+
+class Act(NamedTuple):
+    """What is done, by whom, when (seconds since the epoch), to which experiment; None: to all, or to a new one."""
+
+    action: str
+    actor: Actor
+    at: float
+    uid: int | None = None
+
+
+class Entry(NamedTuple):
+    """before, after: what the act made different, as JSON has it; None where there was, or is, no experiment."""
+
+    number: int
+    at: float
+    subject: str
+    token_id: str | None
+    address: str | None
+    action: str
+    experiment_id: str
+    before: Any
+    after: Any
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def recorded(work: Callable[[Connection], T], act: Act) -> Callable[[Connection], T]:
+    """`work`, and in the same transaction an entry of what it did to each experiment; none where it fails."""
+
+    def both(connection: Connection) -> T:
+        before = {} if act.action == "create" else described(connection, act.uid)
+        result = work(connection)
+        uid = getattr(result, "uid", None) if act.action == "create" else act.uid
+        after = described(connection, uid)
+        entries = [entry(act, uid, before.get(uid), after.get(uid)) for uid in before.keys() | after.keys()]
+        if entries:
+            connection.execute(sa.insert(audit), entries)
+        return result
+
+    return both
+
+
+def described(connection: Connection, uid: int | None) -> dict[int, Description]:
+    """The live experiment of that uid; or all of them by uid, without their arms, for `clear` must be short."""
+    live = sa.select(experiment).where(experiment.c.deleted_at.is_(None))
+    chosen = live if uid is None else live.where(experiment.c.uid == uid)
+    found: dict[int, Description] = {
+        row.uid: {"id": row.id, "enabled": row.enabled, "epoch": row.epoch, **document(row.spec)}
+        for row in connection.execute(chosen)
+    }
+    if uid in found:
+        there = sa.select(arm).where(arm.c.experiment == uid, arm.c.deleted_at.is_(None)).order_by(arm.c.number)
+        found[uid]["arms"] = {row.id: arm_described(row) for row in connection.execute(there)}
+    return found
+
+
+def arm_described(row: sa.Row[tuple[object, ...]]) -> Description:
+    said = {"payload": row.payload, "prior": row.prior}
+    return {"enabled": row.enabled, **{name: msgspec.json.decode(text) for name, text in said.items() if text}}
+
+
+def document(text: str) -> dict[str, Any]:
+    """A stored spec; what is damaged must not keep anyone from deleting it."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {"spec": "unreadable"}
+
+
+def entry(act: Act, uid: int, before: Description | None, after: Description | None) -> dict[str, object]:
+    experiment_id = (before or after or {})["id"]
+    old, new = different(before, after)
+    return {
+        "at": act.at,
+        "subject": act.actor.subject,
+        "token_id": act.actor.token_id,
+        "address": act.actor.address,
+        "action": act.action,
+        "experiment": uid,
+        "experiment_id": experiment_id,
+        "before": None if before is None else msgspec.json.encode(old).decode(),
+        "after": None if after is None else msgspec.json.encode(new).decode(),
+    }
+
+
+def different(before: Description | None, after: Description | None) -> tuple[Description, Description]:
+    """What stands in the one and not like that in the other; arms are compared one by one."""
+    old, new = before or {}, after or {}
+    arms, new_arms = old.get("arms", {}), new.get("arms", {})
+    old_part = {name: value for name, value in old.items() if name != "arms" and new.get(name) != value}
+    new_part = {name: value for name, value in new.items() if name != "arms" and old.get(name) != value}
+    old_arms = {name: value for name, value in arms.items() if new_arms.get(name) != value}
+    new_arms = {name: value for name, value in new_arms.items() if arms.get(name) != value}
+    return old_part | ({"arms": old_arms} if old_arms else {}), new_part | ({"arms": new_arms} if new_arms else {})
+
+
+# --- reading and forgetting ----------------------------------------------------------------------------------------
+
+
+def newest(
+    connection: Connection,
+    limit: int,
+    *,
+    before: int | None = None,
+    uid: int | None = None,
+    experiment_id: str | None = None,
+) -> list[Entry]:
+    """Entries from the newest on; `before`: those of lower numbers; of one experiment, or of all that had that id."""
+    query = sa.select(audit).order_by(audit.c.number.desc()).limit(limit)
+    for column, value in ((audit.c.experiment, uid), (audit.c.experiment_id, experiment_id)):
+        if value is not None:
+            query = query.where(column == value)
+    if before is not None:
+        query = query.where(audit.c.number < before)
+    return [entry_from(row) for row in connection.execute(query)]
+
+
+def entry_from(row: sa.Row[tuple[object, ...]]) -> Entry:
+    before, after = (None if text is None else msgspec.json.decode(text) for text in (row.before, row.after))
+    who = row.subject, row.token_id, row.address
+    return Entry(row.number, row.at, *who, row.action, row.experiment_id, before, after)
+
+
+def forget(connection: Connection, before: float) -> int:
+    """Delete up to 5,000 entries of acts before that time; returns how many."""
+    old = sa.select(audit.c.number).where(audit.c.at < before).limit(FORGOTTEN_PER_STEP)
+    return connection.execute(sa.delete(audit).where(audit.c.number.in_(old))).rowcount

@@ -1,0 +1,131 @@
+"""Who did what, over HTTP and on the command line; every administrative route leaves an entry."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from auth.tokens_for_tests import BY_SECRET, bearing, token
+from multiarm.http.correction_routes import CORRECTION_HANDLERS
+from multiarm.http.routes import HANDLERS
+from support import RunningServer, assert_faults, assert_problem, create, run_cli
+
+ACTIONS = {  # by operation, in an order in which each can be done
+    "create": ("POST", "/v1/create", {"experiment_id": "e", "arms": ["a", "b"]}),
+    "add_arm": ("POST", "/v1/e/add_arm", {"arm_id": "c"}),
+    "disable_arm": ("PUT", "/v1/e/disable_arm/c", None),
+    "enable_arm": ("PUT", "/v1/e/enable_arm/c", None),
+    "delete_arm": ("DELETE", "/v1/e/delete_arm/c", None),
+    "change_policy": ("PUT", "/v1/e/policy", {"policy": {"type": "ucb1"}}),
+    "disable": ("PUT", "/v1/e/disable", None),
+    "enable": ("PUT", "/v1/e/enable", None),
+    "reset": ("PUT", "/v1/e/reset", None),
+    "restore": ("PUT", "/v1/e/restore", {"at": 99_999_999_999}),
+    "delete": ("DELETE", "/v1/e/delete", None),
+    "clear": ("DELETE", "/v1/clear", None),
+}
+NAMES = {"change_policy": "policy"}  # as the trail has it, where that is another
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with RunningServer(tmp_path_factory.mktemp("audit"), settings=BY_SECRET) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    name, _, value = bearing(token("admin read draw update", jti="token-7")).partition(": ")
+    with server.client() as made:
+        made.headers[name] = value
+        made.delete("/v1/clear").raise_for_status()
+        yield made
+
+
+def trail(client: httpx.Client, experiment_id: str, **query: int) -> list[dict[str, Any]]:
+    answer = client.get(f"/v1/{experiment_id}/audit", params=query)
+    assert answer.status_code == 200
+    entries: list[dict[str, Any]] = answer.json()["entries"]
+    return entries
+
+
+def printed(server: RunningServer, *arguments: str) -> str:
+    done = run_cli("audit", "--data-dir", server.data_dir, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_these_are_all_routes_that_change_something() -> None:
+    documented = [handler.opt["documentation"] for handler in [*HANDLERS, *CORRECTION_HANDLERS]]
+    reading = {"audit"}
+    assert {one.operation_id for one in documented if one.verb == "admin"} - reading == set(ACTIONS)
+
+
+def test_each_leaves_an_entry(server: RunningServer, client: httpx.Client) -> None:
+    create(client, "a", experiment_id="other")
+    for operation, (method, path, body) in ACTIONS.items():
+        answer = client.request(method, path, json=body) if body else client.request(method, path)
+        assert answer.is_success, (operation, answer.text)
+        if operation == "restore":
+            over_http = trail(client, "e")
+    expected = [NAMES.get(name, name) for name in ACTIONS if name != "clear"]
+    assert [entry["action"] for entry in reversed(over_http)] == expected[:-1]
+    lines = [json.loads(line) for line in printed(server, "--json").splitlines()]
+    assert [line["action"] for line in lines if line["experiment_id"] == "e"][-len(expected) :] == expected
+    assert (lines[-1]["action"], lines[-1]["experiment_id"], lines[-1]["after"]) == ("clear", "other", None)
+    assert {line["subject"] for line in lines} == {over_http[0]["subject"]} != {""}
+    assert {(line["token_id"], line["address"]) for line in lines} == {("token-7", "127.0.0.1")}
+    policy = next(entry for entry in over_http if entry["action"] == "policy")
+    assert policy["before"]["policy"]["type"] == "thompson"
+    assert policy["after"]["policy"]["type"] == "ucb1"
+
+
+def test_the_command_prints_a_table(server: RunningServer, client: httpx.Client) -> None:
+    create(client, "a", experiment_id="table")
+    client.put("/v1/table/policy", json={"policy": {"type": "ucb1"}}).raise_for_status()
+    client.post("/v1/table/add_arm", json={"arm_id": "b"}).raise_for_status()
+    shown = printed(server, "--experiment", "table")
+    assert "thompson, 1 arms" in shown
+    assert "policy: thompson →" in shown
+    assert "ucb1" in shown
+    assert "arm b added" in shown
+    assert printed(server, "--experiment", "table", "--limit", "1").count("table") == 1
+
+
+def test_pages(client: httpx.Client) -> None:
+    create(client, "a", experiment_id="pages")
+    for _ in range(4):
+        client.put("/v1/pages/reset").raise_for_status()
+    numbers = [entry["number"] for entry in trail(client, "pages")]
+    assert numbers == sorted(numbers, reverse=True)
+    first = client.get("/v1/pages/audit", params={"limit": 3}).json()
+    assert [entry["number"] for entry in first["entries"]] == numbers[:3]
+    second = client.get("/v1/pages/audit", params={"limit": 3, "before": first["next"]}).json()
+    assert [entry["number"] for entry in second["entries"]] == numbers[3:]
+    assert second["next"] is None
+
+
+def test_an_id_that_is_used_again_begins_anew(client: httpx.Client) -> None:
+    create(client, "a", experiment_id="again")
+    client.put("/v1/again/reset").raise_for_status()
+    client.delete("/v1/again/delete").raise_for_status()
+    create(client, "a", experiment_id="again")
+    assert [entry["action"] for entry in trail(client, "again")] == ["create"]
+
+
+def test_what_is_refused(server: RunningServer, client: httpx.Client) -> None:
+    create(client, "a", experiment_id="refused")
+    assert_problem(client.get("/v1/nowhere/audit"), 404, "experiment-not-found")
+    assert_faults(client.get("/v1/refused/audit", params={"limit": 0, "since": 1}), "limit", "since")
+    assert_faults(client.get("/v1/refused/audit", params={"before": 0}), "before")
+    name, _, value = bearing(token("read")).partition(": ")
+    assert client.get("/v1/refused/audit", headers={name: value}).status_code == 403
+
+
+def test_without_a_database_it_says_so(tmp_path: Path) -> None:
+    done = run_cli("audit", "--data-dir", tmp_path)
+    assert done.returncode == 2
+    assert "There is no database" in done.stderr
