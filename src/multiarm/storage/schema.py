@@ -146,3 +146,11 @@ revocation = Table(
     Column("not_before", Double, comment="the subject's tokens of an earlier iat are refused"),
     Column("revoked_at", Double, nullable=False),
 )
+
+# Written so as to know that writing works: a disk that is full or read-only still reads.
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("node", BigInteger, primary_key=True, autoincrement=False),
+    Column("beat_at", Double, nullable=False),
+)
