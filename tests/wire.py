@@ -23,6 +23,7 @@ _DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\
 _CHANCE = re.compile(
     rb'(?<="arm_id":)"\w+"|(?<="propensity":)[\d.e-]+|(?<="decision_id":)"[\w-]+"'
     rb"|(?<=date: )[^\r]+|(?<=content-length: )\d+"
+    rb'|(?<=x-request-id: )[0-9a-f]{20}(?=\r)|(?<="request_id":")[0-9a-f]{20}(?=")'
 )
 _ALLOW = re.compile(rb"(?<=allow: )[^\r]+")
 

@@ -27,6 +27,7 @@ from multiarm.http.config import Config
 from multiarm.http.express import ExpressLane
 from multiarm.http.gate import Gate
 from multiarm.http.protocol import Protocol
+from multiarm.http.waiting_room import waiting_room
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
@@ -74,6 +75,10 @@ class Deadline:
     def start(self) -> None:
         self._ends_at = self._ends_at or time.monotonic() + self.timeout_s
 
+    def passed_s(self) -> float:
+        """Since the signal."""
+        return self.timeout_s - self.left_s()
+
     def left_s(self, reserve_s: float = 0.0) -> float:
         """What is left, less what those after need; never quite nothing."""
         self.start()
@@ -83,10 +88,13 @@ class Deadline:
 class Server(uvicorn.Server):
     """uvicorn, but a signal that asks it to stop is not raised again after a clean stop: the exit status is 0."""
 
-    def __init__(self, config: uvicorn.Config, deadline: Deadline, lane: ExpressLane | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, deadline: Deadline, lane: ExpressLane | None, shutdown_delay_s: float
+    ) -> None:
         super().__init__(config)
         self._deadline = deadline
         self._lane = lane
+        self._shutdown_delay_s = shutdown_delay_s
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -109,7 +117,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     connection.check_time(now)
-        return should_exit
+        return should_exit and (self.force_exit or self._deadline.passed_s() >= self._shutdown_delay_s)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer whoever still waits when there is no more time."""
@@ -138,8 +146,10 @@ def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: 
 
 
 async def run_server(settings: Settings, listener: socket.socket, on_started: Callable[[Running], None]) -> None:
-    deadline = Deadline(settings.shutdown_timeout_s)
-    async with actors(settings, deadline) as (supervisor, accountant, store, verifier):
+    deadline = Deadline(settings.shutdown_delay_s + settings.shutdown_timeout_s)
+    async with contextlib.AsyncExitStack() as stack:
+        async with waiting_room(listener, settings):
+            supervisor, accountant, store, verifier = await stack.enter_async_context(actors(settings, deadline))
 
         def not_ready() -> str | None:
             if deadline.started:
@@ -150,7 +160,7 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
         lane = ExpressLane(gate) if settings.express_lane else None
         if lane is not None and verifier is not None:
             verifier.when_forgotten = lane.heads.forget
-        server = Server(server_config(gate, lane, settings), deadline, lane)
+        server = Server(server_config(gate, lane, settings), deadline, lane, settings.shutdown_delay_s)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -168,7 +178,7 @@ async def actors(
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(DataDirectory(settings.data_path))
         engine = create_engine(sqlite_url(directory.database), timeout_s=settings.database_timeout_s)
-        signer = open_database(engine)
+        signer = await asyncio.to_thread(open_database, engine)
         accountant = build_accountant(directory, settings)
         accountant.start()
         stack.push_async_callback(lambda: asyncio.to_thread(accountant.stop, deadline.left_s()))

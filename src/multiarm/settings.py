@@ -208,7 +208,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.001
 
     health_interval_s: Annotated[
-        float, Meta(ge=0.05, le=3600, description="Time between two health checks, of up to 200 experiments each.")
+        float,
+        Meta(
+            ge=0.05,
+            le=3600,
+            description="Time between two health checks, of up to 200 experiments each and the database.",
+        ),
     ] = 5.0
     restart_backoff_s: Annotated[
         float, Meta(ge=0.001, le=60, description="Wait before the first restart of a failed experiment; doubles.")
@@ -232,6 +237,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 64 << 20
     ledger_retention_days: Annotated[int, Meta(ge=1, le=36_500, description="How long the ledger is kept.")] = 90
 
+    shutdown_delay_s: Annotated[
+        float, Meta(ge=0, le=3600, description="How long it still serves when told to stop, not ready, to be noticed.")
+    ] = 0.0
     shutdown_timeout_s: Annotated[
         float, Meta(ge=2, le=9, description="Longest time to stop, requests in flight and all flushing included.")
     ] = 8.0

@@ -13,6 +13,7 @@ from multiarm.http.answers import Answer
 from multiarm.http.app import build_app
 from multiarm.http.express import ExpressLane, Plain
 from multiarm.http.head import Head
+from multiarm.http.tags import Tag
 from multiarm.settings import Settings
 from postgres import Service, run_service, until
 
@@ -24,7 +25,8 @@ class Client:
 
     def __init__(self, *, broken: bool = False) -> None:
         self.address = ""
-        self.ending = False
+        self.apart = False
+        self.tag: Tag | None = None
         self.wire: Any = self
         self.tasks: set[asyncio.Task[None]] = set()
         self.broken = broken
@@ -34,8 +36,9 @@ class Client:
     def send(self, answer: bytes) -> None:
         self._answered(int(answer.split(b" ", 2)[1]))
 
-    def reply(self, answer: Answer) -> None:
+    def reply(self, answer: Answer) -> Tag | None:
         self._answered(answer.status)
+        return self.tag
 
     def abort(self) -> None:
         self.aborted = True

@@ -1,6 +1,7 @@
 """Thousands of generated requests through both doors: status, headers and body are the same to the byte."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -45,8 +46,12 @@ HEADER = st.sampled_from(
         "Origin: http://localhost",
         "Sec-Fetch-Site: cross-site",
         "X-Request-Id: 17",
+        "X-Request-Id: not well formed",
+        "Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "Traceparent: 00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
     ]
 )
+MADE_ID = re.compile(r"[0-9a-f]{20}")
 OPERATION = st.sampled_from(["draw", "update", "update_batch", "enable", "draw/", "draw?a=b", "Draw", "no-such"])
 EXPERIMENT = st.sampled_from([ROOT, ROOT, ROOT, "/v1/nobody", "/v1/%67enerated", "/v1/ping", f"/v1/{'e' * 65}"])
 
@@ -97,6 +102,8 @@ def told(answer: Answer) -> tuple[int, dict[str, str], bytes]:
         for name, value in answer.headers.items()
         if name != "date" and not (drawn and name == "content-length")
     }
+    if MADE_ID.fullmatch(headers.get("x-request-id", "")):
+        headers["x-request-id"] = "made"
     if "allow" in headers:
         headers["allow"] = ", ".join(sorted(headers["allow"].split(", ")))
     return answer.status, headers, blanked(answer.body)

@@ -500,6 +500,22 @@ class TestDocument:
                 (5.0, None),
             ]
 
+    def test_requests_of_the_version_before_are_read_beside_new_ones(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path)
+        named = request(1)._replace(request_id="mine", trace_id="0af7651916cd43dd8448eb211c80319c")
+        ledger.write("requests", [named, request(2, count=3)], NOON)
+        ledger.close()
+        compact(ledger)
+        [file] = files(tmp_path, "*.parquet")
+        older = pq.read_table(file, partitioning=None).drop_columns(["request_id", "trace_id"])
+        pq.write_table(older, file.with_name("20260101T000000Z-0123456789abcdef.parquet"))  # the first of them
+        with duckdb.connect() as connection:
+            query = f"SELECT request_id FROM read_parquet('{tmp_path}/requests/**/*.parquet', union_by_name = true)"
+            assert sorted(row[0] or "" for row in connection.execute(query).fetchall()) == [""] * 7 + ["mine"]
+        schema = pq.read_schema(file)
+        found = pq.read_table(tmp_path / "requests", schema=schema, partitioning=None).column("request_id").to_pylist()
+        assert sorted(each or "" for each in found) == [""] * 7 + ["mine"]
+
     @pytest.mark.parametrize("table", SCHEMAS)
     def test_every_column_is_described(self, table: Table) -> None:
         [section] = re.findall(rf"### {table}:(.*?)\n#", DOCUMENT.read_text(), re.DOTALL)

@@ -289,6 +289,11 @@ class Unavailable(MultiarmError):
     retry_after_s: ClassVar[int] = 1
 
 
+class Starting(Unavailable):
+    type = "starting"
+    title = "The server is starting"
+
+
 class Stopping(Unavailable):
     """The server stopped before the request was done; it may have happened all the same."""
 

@@ -7,6 +7,8 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from multiarm.http.tags import TAG, Tag
+
 Header = tuple[bytes, bytes]
 
 JSON_HEADERS: tuple[Header, ...] = ((b"content-type", b"application/json"),)
@@ -34,9 +36,14 @@ class Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         scope["state"]["status"] = self.status  # for the ledger
-        headers = [*self.all_headers, CLOSE] if scope["state"].get(UNREAD) else self.all_headers
+        answer = self.tagged(scope["state"][TAG])
+        headers = [*answer.all_headers, CLOSE] if scope["state"].get(UNREAD) else answer.all_headers
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+    def tagged(self, _tag: Tag) -> "Answer":
+        """The same, with the request's ids in the body of a problem; who sends it adds those of the head."""
+        return self
 
     @property
     def all_headers(self) -> list[Header]:

@@ -20,7 +20,7 @@ a key is revoked, and a token's expiry and rate are looked at each time; nothing
 import asyncio
 import re
 import typing
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
@@ -41,6 +41,7 @@ from multiarm.http.head import Head
 from multiarm.http.head_cache import HeadCache
 from multiarm.http.operations import ACCEPTED, DUPLICATE
 from multiarm.http.problems import problem, unexpected
+from multiarm.http.tags import Tag, new_tag
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -52,16 +53,21 @@ NEVER_TWICE = re.compile(rb"cookie|baggage|b3|x-b3-.*|date|idempotency-key|.*(tr
 
 
 class Connection(typing.Protocol):
-    """What the lane needs of a connection. ending: its answer must say that it closes, so that no bytes are ready."""
+    """What the lane needs of a connection.
+
+    apart: its answer says more than others do, that it closes or a request's id, so that no bytes are ready.
+    tag: of the request that is owed its answer; `reply` makes one for a problem, and returns what the answer says.
+    """
 
     address: str
-    ending: bool
+    apart: bool
+    tag: Tag | None
     wire: asyncio.Transport
     tasks: set[asyncio.Task[None]]
 
     def send(self, answer: bytes) -> None: ...
 
-    def reply(self, answer: Answer) -> None: ...
+    def reply(self, answer: Answer) -> Tag | None: ...
 
 
 class Plain(NamedTuple):
@@ -220,14 +226,14 @@ class ExpressLane:
                 decisions = [error] * len(connections)
             self._answer_each(plain, turn, connections, decisions, self._answer_draw)
 
-    def _answer_draw(self, connection: Connection, decision: Decision) -> None:
+    def _answer_draw(self, connection: Connection, decision: Decision) -> Tag | None:
         rendered = decision.share.rendered
         if rendered is None or rendered[0] is not self._first_headers:
             rendered = self._render(decision)
-        if connection.ending:
-            connection.reply(operations.drawn(decision))
-        else:
-            connection.send(rendered[1] + decision.token + rendered[2])
+        if connection.apart:
+            return connection.reply(operations.drawn(decision))
+        connection.send(rendered[1] + decision.token + rendered[2])
+        return None
 
     def _render(self, decision: Decision) -> tuple[Sequence[Header], bytes, bytes]:
         """What comes before and after the decision_id, all that changes from draw to draw within a second."""
@@ -247,7 +253,7 @@ class ExpressLane:
             experiment = supervisor.experiment(experiment_id) if rewards is None else rewards.experiment
             increment = supervisor.credit(experiment, operations.decode_update(body), turn.now)
         except Exception as error:
-            self._reply(connection, plain, turn, failed(plain, error))
+            self._reply(connection, plain, turn, failed(connection, plain, error))
             return
         if rewards is None:
             rewards = self._rewards[experiment_id] = Rewards(plain, experiment, [], [])
@@ -265,11 +271,11 @@ class ExpressLane:
         connections = rewards.connections[start : start + len(outcomes)]
         self._answer_each(rewards.plain, turn, connections, outcomes, self._answer_update)
 
-    def _answer_update(self, connection: Connection, is_new: bool) -> None:
-        if connection.ending:
-            connection.reply(ACCEPTED if is_new else DUPLICATE)
-        else:
-            connection.send(self._accepted if is_new else self._duplicate)
+    def _answer_update(self, connection: Connection, is_new: bool) -> Tag | None:
+        if connection.apart:
+            return connection.reply(ACCEPTED if is_new else DUPLICATE)
+        connection.send(self._accepted if is_new else self._duplicate)
+        return None
 
     def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
         limit = self._settings.batch_limit_updates
@@ -287,7 +293,7 @@ class ExpressLane:
             except asyncio.CancelledError:
                 answer = problem(STOPPED)
             except Exception as error:
-                answer = failed(plain, error)
+                answer = failed(connection, plain, error)
             self._reply(connection, plain, turn, answer)
 
         task = asyncio.get_running_loop().create_task(run())
@@ -304,8 +310,7 @@ class ExpressLane:
             refusal()
 
     def _reply(self, connection: Connection, plain: Plain, turn: Turn, answer: Answer) -> None:
-        connection.reply(answer)
-        self._note(plain, answer.status, turn)
+        self._note(plain, answer.status, turn, tag=connection.reply(answer))
 
     def _answer_each(
         self,
@@ -313,41 +318,52 @@ class ExpressLane:
         turn: Turn,
         connections: Sequence[Connection],
         outcomes: Sequence[T | Exception],
-        answer: Callable[[Connection, T], None],
+        answer: Callable[[Connection, T], Tag | None],
     ) -> None:
         """What fails for one must not keep the others from their answers. Of many, those beyond a slice come later."""
         if len(connections) > SLICE_REQUESTS:
             rest = connections[SLICE_REQUESTS:], outcomes[SLICE_REQUESTS:]
             asyncio.get_running_loop().call_soon(partial(self._answer_each, plain, turn, *rest, answer))
-        statuses = []
+        untagged_count = 0
         refusal, reason = None, None
         for connection, outcome in zip(connections[:SLICE_REQUESTS], outcomes[:SLICE_REQUESTS], strict=True):
             try:
                 if isinstance(outcome, Exception):
                     if refusal is None or outcome is not reason:
-                        refusal, reason = failed(plain, outcome), outcome
-                    connection.reply(refusal)
-                    statuses.append(refusal.status)
+                        refusal, reason = failed(connection, plain, outcome), outcome
+                    self._reply(connection, plain, turn, refusal)
+                elif (tag := answer(connection, outcome)) is None:
+                    untagged_count += 1
                 else:
-                    answer(connection, outcome)
-                    statuses.append(200)
+                    self._note(plain, 200, turn, tag=tag)
             except Exception:
                 self._fail(connection, plain)
-        for status, count in Counter(statuses).items():
-            self._note(plain, status, turn, count)
+        if untagged_count:
+            self._note(plain, 200, turn, untagged_count)
 
     def _fail(self, connection: Connection, plain: Plain) -> None:
-        log.exception("answer_failed", route=plain.operation.route)
+        log.exception("answer_failed", route=plain.operation.route, **(connection.tag.fields if connection.tag else {}))
         connection.wire.abort()
 
-    def _note(self, plain: Plain, status: int, turn: Turn, count: int = 1) -> None:
+    def _note(self, plain: Plain, status: int, turn: Turn, count: int = 1, tag: Tag | None = None) -> None:
         """For the ledger: requests that came and were answered in the same turn took the same time."""
         method, route = plain.operation.method, plain.operation.route
         duration_s = perf_counter() - turn.came_at
-        self._record(turn.now, method, route, status, duration_s, experiment_id=plain.experiment_id, count=count)
+        self._record(
+            turn.now,
+            method,
+            route,
+            status,
+            duration_s,
+            experiment_id=plain.experiment_id,
+            count=count,
+            request_id=tag and tag.request_id,
+            trace_id=tag and tag.trace_id,
+        )
 
 
-def failed(plain: Plain, error: BaseException) -> Answer:
+def failed(connection: Connection, plain: Plain, error: BaseException) -> Answer:
     if isinstance(error, MultiarmError):
         return problem(plain.bearer.told(error))
-    return unexpected(plain.operation.method, plain.operation.route, error)
+    connection.tag = connection.tag or new_tag()
+    return unexpected(plain.operation.method, plain.operation.route, error, connection.tag)

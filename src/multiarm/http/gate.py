@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from multiarm.auth.bearer import ANYONE, NOBODY, Bearer
 from multiarm.auth.errors import KeysUnavailable, Unauthorized, UnknownKey
@@ -20,12 +21,14 @@ from multiarm.http.limits import LARGE_BODY_BYTES, Amount, network_of
 from multiarm.http.origins import Origins
 from multiarm.http.problems import problem
 from multiarm.http.refusals import Refusals
+from multiarm.http.tags import TAG, Tag
 from multiarm.service.accountant import Accountant
 
 if TYPE_CHECKING:
     from multiarm.auth.verifier import Verifier  # with cryptography, which takes its time
 
 UNMATCHED = "unmatched"
+HOT = frozenset(f"/v1/{{experiment_id}}/{name}" for name in ("draw", "update", "update_batch"))
 IS_ID = re.compile(ID_PATTERN)
 METRICS = b"/metrics"
 OPEN = frozenset({b"/v1/ping", b"/health/live", b"/health/ready"})
@@ -64,17 +67,38 @@ class Gate:
         *,
         experiment_id: str | None = None,
         count: int = 1,
+        request_id: str | None = None,
+        trace_id: str | None = None,
     ) -> None:
         """For the ledger and the metrics: `count` requests that were alike. now: seconds since the epoch."""
         self.services.meter.note(method, route, status, duration_s, count)
         self._accountant.record_requests(
-            now, method, route, status, duration_s, experiment_id=experiment_id, count=count
+            now,
+            method,
+            route,
+            status,
+            duration_s,
+            experiment_id=experiment_id,
+            count=count,
+            request_id=request_id,
+            trace_id=trace_id,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self.app(scope, receive, send)
             return
+        tag: Tag = scope["state"][TAG]
+
+        async def send_tagged(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._is_told(tag, scope, message["status"]):
+                message["headers"] = [*tag.headers, *message["headers"]]
+            await send(message)
+
+        with bound_contextvars(**tag.fields):
+            await self._serve(scope, receive, send_tagged, tag)
+
+    async def _serve(self, scope: HTTPScope, receive: Receive, send: Send, tag: Tag) -> None:
         start, now = time.perf_counter(), self.clock()
         state = scope["state"]
         state["services"] = self.services
@@ -92,7 +116,17 @@ class Gate:
             duration_s = time.perf_counter() - start
             named = scope.get("path_params", {}).get("experiment_id", "")
             experiment_id = named if IS_ID.match(named) else None
-            self.record(now, scope["method"], self._route(scope), status, duration_s, experiment_id=experiment_id)
+            told = self._is_told(tag, scope, status)
+            self.record(
+                now,
+                scope["method"],
+                self._route(scope),
+                status,
+                duration_s,
+                experiment_id=experiment_id,
+                request_id=tag.request_id if told else None,
+                trace_id=tag.trace_id,
+            )
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
@@ -132,6 +166,10 @@ class Gate:
         if len(found) != 1:
             raise Unauthorized("Send one token, as `Authorization: Bearer …`; `multiarm token` mints some.")
         return self._verifier.bearer(found[0], self.clock())
+
+    def _is_told(self, tag: Tag, scope: HTTPScope, status: int) -> bool:
+        """Whether answer and ledger name the request: all but plain draws and rewards, of which there are too many."""
+        return tag.asked or status >= 400 or self._route(scope) not in HOT
 
     def _route(self, scope: HTTPScope) -> str:
         """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""

@@ -13,7 +13,8 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from multiarm.auth.errors import InsufficientScope, InvalidToken, RateLimited, Unauthorized
 from multiarm.domain import errors
 from multiarm.domain.errors import Fault, MultiarmError
-from multiarm.http.answers import Answer
+from multiarm.http.answers import Answer, Header
+from multiarm.http.tags import Tag
 
 log = structlog.get_logger()
 
@@ -46,13 +47,32 @@ class ProblemFault(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An error (RFC 9457). `type` is stable; `errors` lists every field at fault, up to 100."""
+    """An error (RFC 9457). `type` is stable; `errors` lists every field at fault, up to 100.
+
+    `request_id` is in the log and the ledger too, and so is `trace_id`, of the request's `traceparent`.
+    """
 
     type: str
     title: str
     status: int
     detail: str = ""
     errors: list[ProblemFault] = []
+    request_id: str = ""
+    trace_id: str | None = None
+
+
+class ProblemAnswer(Answer):
+    """An answer that is a problem document."""
+
+    __slots__ = ("document",)
+
+    def __init__(self, document: Problem, headers: Sequence[Header]) -> None:
+        super().__init__(msgspec.json.encode(document), document.status, headers)
+        self.document = document
+
+    def tagged(self, tag: Tag) -> Answer:
+        document = msgspec.structs.replace(self.document, request_id=tag.request_id, trace_id=tag.trace_id)
+        return ProblemAnswer(document, self.headers)
 
 
 def status_of(error: MultiarmError) -> int:
@@ -101,7 +121,7 @@ def answer(
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> Answer:
     body = Problem(TYPE_PREFIX + type_, title, status, detail, [ProblemFault(*fault) for fault in faults])
-    return Answer(msgspec.json.encode(body), status, (*headers, (b"content-type", b"application/problem+json")))
+    return ProblemAnswer(body, (*headers, (b"content-type", b"application/problem+json")))
 
 
 # --- Litestar's exception handlers --------------------------------------------------------------------------
@@ -129,9 +149,9 @@ def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Any:
     return unexpected(request.method, request.url.path, error)
 
 
-def unexpected(method: str, path: str, error: BaseException) -> Answer:
-    """The answer to what nobody foresaw; the log has it all."""
-    log.error("request_failed", method=method, path=path, exc_info=error)
+def unexpected(method: str, path: str, error: BaseException, tag: Tag | None = None) -> Answer:
+    """The answer to what nobody foresaw; the log has it all. tag: None where the log knows it already."""
+    log.error("request_failed", method=method, path=path, exc_info=error, **({} if tag is None else tag.fields))
     return answer(500, "internal-error", "Internal error", "This is a fault of the server; its log says more.")
 
 

@@ -25,6 +25,7 @@ from multiarm.http.head import Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
 from multiarm.http.limits import LARGE_BODY_BYTES, LargeBody, Overloaded, network_of
 from multiarm.http.problems import answer, problem, unexpected
+from multiarm.http.tags import TAG, Tag, new_tag, tag_of
 from multiarm.http.transport import Flow, JoinedWrites
 
 UNKNOWN_METHOD = "?"
@@ -36,7 +37,7 @@ IGNORED = b"\r\nignored:"
 
 class Protocol(HttpToolsProtocol):
     """One connection. `at_rest`: it is open, and nothing is being read, owed or refused on it. `ending`: it closes
-    after the answer that is owed.
+    after the answer that is owed. `tag` and `apart`: of the request that is owed one, as the express lane has them.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Protocol(HttpToolsProtocol):
         self._plain: Plain | None = None
         self._parts: list[bytes] = []
         self._owed = False
-        self.ending = False
+        self.ending = self.apart = False
+        self.tag: Tag | None = None
         self._half_closed = False
         self._refused = False
         self.address = ""
@@ -94,12 +96,12 @@ class Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> Any:
         """Half-closed: the answer still goes out."""
-        self.ending = self._half_closed = True
+        self.ending = self.apart = self._half_closed = True
         return self._owed and not self._framing.left and not self._refused
 
     def shutdown(self) -> None:
         """The server stops: close now, or after the answer to what has begun to come."""
-        self.ending = True
+        self.ending = self.apart = True
         self._rest = b""
         self._settle()
         if not self._owed and not self._framing.left:
@@ -171,7 +173,7 @@ class Protocol(HttpToolsProtocol):
             detail = f"The head of a request may have {self._settings.head_limit_bytes:,} bytes (head_limit_bytes)."
             self._refuse(answer(431, "head-too-large", "Head too large", detail))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._refuse(parse_failure(error))
+            self._refuse(self._parse_failure(error))
         if not self._refused:
             self._rest = data[at:]
         self._settle()
@@ -215,6 +217,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_read = self.served = True
+        self.tag = tag_of(self.headers)
         head = Head(self.parser.get_method(), self.url, self.headers, self.parser.get_http_version())
         refusal = head.objection() or head.to_origin_form()
         if refusal is not None:
@@ -232,6 +235,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(problem(error))
         else:
             self._owed = True
+            self.tag = self.scope["state"][TAG] = self.tag or new_tag()
             if head.version == "1.0":
                 self.expect_100_continue = False
             super().on_headers_complete()
@@ -252,6 +256,7 @@ class Protocol(HttpToolsProtocol):
         if plain is not None and self._lane is not None:
             self._lane.admit(self._head, plain, self.headers)
             self._owed = True
+            self.apart = self.ending or self.tag is not None
             self._lane.take(self, plain, b"".join(self._parts))
             self._parts.clear()
         elif not self._refused:
@@ -262,6 +267,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The application has answered."""
         self.server_state.total_requests += 1
+        self.tag = None
         self._joined.flush()
         self._answered()
 
@@ -271,9 +277,19 @@ class Protocol(HttpToolsProtocol):
             self.wire.write(answer)
             self._answered()
 
-    def reply(self, answer: Answer) -> None:
-        last = self.ending and not self._rest
-        self.send(answer.on_the_wire(self.server_state.default_headers, close=last))
+    def reply(self, answer: Answer) -> Tag | None:
+        tag, data = self._written(answer, close=self.ending and not self._rest)
+        self.tag, self.apart = None, self.ending
+        self.send(data)
+        return tag
+
+    def _written(self, answer: Answer, *, close: bool) -> tuple[Tag | None, bytes]:
+        """An answer's bytes and what they call the request; problems always name it."""
+        tag = self.tag or (new_tag() if answer.status >= 400 else None)
+        first_headers = self.server_state.default_headers
+        if tag is not None:
+            answer, first_headers = answer.tagged(tag), [*first_headers, *tag.headers]
+        return tag, answer.on_the_wire(first_headers, close=close)
 
     def _answered(self) -> None:
         self._large_body.release()
@@ -308,13 +324,22 @@ class Protocol(HttpToolsProtocol):
         if self._refused:
             return
         gate = self._settings.gate
+        tag, data = self._written(refusal, close=True)
         if self._in_app:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         else:
-            gate.record(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0)
+            gate.record(
+                gate.clock(),
+                UNKNOWN_METHOD,
+                UNMATCHED,
+                refusal.status,
+                0.0,
+                request_id=tag and tag.request_id,
+                trace_id=tag and tag.trace_id,
+            )
         if not (self._in_app and self.cycle.response_started):
-            self.wire.write(refusal.on_the_wire(self.server_state.default_headers, close=True))
+            self.wire.write(data)
         if self.wire.can_write_eof():
             self.wire.write_eof()
         self._refused, self._rest, self.at_rest = True, b"", False
@@ -323,10 +348,10 @@ class Protocol(HttpToolsProtocol):
         if not self.wire.is_closing():
             self.flow.resume_reading()  # until its end, which would not be seen else
 
-
-def parse_failure(error: Exception) -> Answer:
-    """What is no HTTP is the client's fault; what failed while it was looked at is ours."""
-    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-    if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
-        return malformed(error)
-    return unexpected(UNKNOWN_METHOD, UNMATCHED, cause)
+    def _parse_failure(self, error: Exception) -> Answer:
+        """What is no HTTP is the client's fault; what failed while it was looked at is ours."""
+        cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+        if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
+            return malformed(error)
+        self.tag = self.tag or new_tag()
+        return unexpected(UNKNOWN_METHOD, UNMATCHED, cause, self.tag)

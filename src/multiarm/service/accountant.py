@@ -86,9 +86,12 @@ class Accountant:
         *,
         experiment_id: str | None = None,
         count: int = 1,
+        request_id: str | None = None,
+        trace_id: str | None = None,
     ) -> None:
-        """`count` requests that were alike. now: seconds since the epoch."""
-        self._requests.put(RequestRun(now, method, route, status, duration_s, experiment_id, count), count)
+        """`count` requests that were alike, or one that has an id. now: seconds since the epoch."""
+        run = RequestRun(now, method, route, status, duration_s, experiment_id, count, request_id, trace_id)
+        self._requests.put(run, count)
 
     def start(self) -> None:
         """Begin; what a crash left half-written is recovered beside the first flushes."""

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 CHECKED_AT_A_TIME = 200
 WRITTEN_AT_A_TIME = 5_000
+PROBE_TIMEOUT_S = 10.0  # what waits before it included
 
 
 class Housekeeping:
@@ -48,6 +49,7 @@ class Housekeeping:
         self._jobs: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (draw_count_interval_s, self.write_draw_counts),
             (health_interval_s, self.check_health),
+            (health_interval_s, self.probe_store),
             (retention_interval_s, self.prune),
             (draw_count_interval_s, self.purge),
             (retention_interval_s, self.snapshots.forget_snapshots),
@@ -102,6 +104,10 @@ class Housekeeping:
         uids, self._unchecked = self._unchecked[:CHECKED_AT_A_TIME], self._unchecked[CHECKED_AT_A_TIME:]
         if uids:
             await self._store.run(partial(db.own_rows, node=self._store.node, uids=uids), self._compare)
+
+    async def probe_store(self) -> None:
+        """So that readiness is true also where no reward comes."""
+        await self._store.probe(PROBE_TIMEOUT_S)
 
     def _compare(self, stored: dict[int, tuple[int, dict[int, Row]]]) -> None:
         for uid, (epoch, rows) in stored.items():

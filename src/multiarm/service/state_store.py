@@ -18,12 +18,12 @@ from multiarm.domain.evidence import Row
 from multiarm.service.mailbox import Mailbox
 from multiarm.service.tally import Histogram
 from multiarm.storage.engine import is_lost, transact
+from multiarm.storage.experiments import beat
 from multiarm.storage.rewards import GroupResult, Outcome, UpdateRequest, commit_updates
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-UNAVAILABLE_S = 5.0
 GATHER_LIMIT_S = 0.002
 LARGE_GROUP_UPDATES = 256
 COMMIT_BOUNDS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -52,7 +52,8 @@ class StateStore:
     """All access to the database, in order, through one bounded mailbox.
 
     Replies are called on the event loop, in the order of the commits, after `on_rows` has shown what a group
-    changed: with the result, or with the exception that says why nothing was changed.
+    changed: with the result, or with the exception that says why nothing was changed. `available`: False from a
+    failure of disk or connection on, until something is written again.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class StateStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.node = node
-        self._failed_at = -float("inf")
+        self.available = True
         self._gathering = self._arrived = False
         self._gather_until = 0.0
         self._engine = engine
@@ -114,10 +115,17 @@ class StateStore:
         """Room for updates that are still being read; Busy where there is none."""
         return self._mailbox.promised(update_count)
 
-    @property
-    def available(self) -> bool:
-        """False for five seconds after a failure of disk or connection, or until an update is committed again."""
-        return time.monotonic() - self._failed_at > UNAVAILABLE_S
+    async def probe(self, timeout_s: float) -> None:
+        """Write, and so learn whether it is `available`. StoreUnavailable where it is not."""
+        work = partial(beat, node=self.node, now=self._clock())
+        try:
+            await asyncio.wait_for(self.run(work, self._found_well), timeout_s)
+        except TimeoutError:
+            self.available = False
+            raise StoreUnavailable(f"The database has not answered for {timeout_s:g} s.") from None
+
+    def _found_well(self, _written: object) -> None:
+        self.available = True
 
     async def run(self, work: Callable[[Connection], T], then: Callable[[T], object] | None = None) -> T:
         """Run `work` in a transaction of its own. `then` gets its result on the loop, in step with the commits.
@@ -218,12 +226,12 @@ class StateStore:
         except Exception as error:
             return GroupResult([self._explained(error)] * len(requests), {})
 
-    def _judge(self, outcomes: Sequence[object]) -> None:
-        """Reading may go well where writing does not: only a commit of rewards shows that all is well again."""
+    def _judge(self, rows: ShownRows, outcomes: Sequence[object]) -> None:
+        """Reading may go well where writing does not: only rewards and probes show that all is well again."""
         if any(isinstance(outcome, StoreUnavailable) for outcome in outcomes):
-            self._failed_at = time.monotonic()
-        elif any(isinstance(outcome, list) for outcome in outcomes):
-            self._failed_at = -float("inf")
+            self.available = False
+        elif rows:
+            self.available = True
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -258,7 +266,7 @@ class StateStore:
                 self._on_rows(rows)
             except Exception:
                 log.exception("rows_not_shown")
-            self._judge(outcomes)
+            self._judge(rows, outcomes)
             for reply, outcome in zip(replies, outcomes, strict=True):
                 try:
                     reply(outcome)

@@ -55,7 +55,7 @@ class RewardRun(NamedTuple):
 
 
 class RequestRun(NamedTuple):
-    """Requests that were alike: as many rows."""
+    """Requests that were alike, or one that has an id: as many rows."""
 
     time: float
     method: str
@@ -64,6 +64,8 @@ class RequestRun(NamedTuple):
     duration_s: float
     experiment_id: str | None
     row_count: int = 1
+    request_id: str | None = None
+    trace_id: str | None = None
 
     def part(self, start: int, stop: int) -> Self:
         return self._replace(row_count=min(stop, self.row_count) - start)
@@ -102,7 +104,8 @@ SCHEMAS: Mapping[Table, pa.Schema] = {
         "propensity double?, accepted bool, exposure double?, events double?, counted_reward double?, corrects double?"
     ),
     "requests": _schema(
-        "time time, method string, route string, status int16, duration_s double, experiment_id string?"
+        "time time, method string, route string, status int16, duration_s double, experiment_id string?, "
+        "request_id string?, trace_id string?"
     ),
 }
 
@@ -203,7 +206,7 @@ def _counted(rewards: Sequence[float], deviations: Sequence[float], origins: NDA
 
 
 def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:
-    times, methods, routes, statuses, durations, experiment_ids, counts = zip(*runs, strict=True)
+    times, methods, routes, statuses, durations, experiment_ids, counts, *ids = zip(*runs, strict=True)
     return (
         np.repeat(times, counts),
         _repeated(methods, counts),
@@ -211,6 +214,7 @@ def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:
         np.repeat(np.array(statuses, np.int64), counts),
         np.repeat(np.array(durations, np.float64), counts),
         _repeated(experiment_ids, counts),
+        *(_repeated(each, counts) for each in ids),
     )
 
 

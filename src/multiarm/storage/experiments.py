@@ -24,7 +24,7 @@ from multiarm.domain.errors import (
 )
 from multiarm.domain.records import ExperimentState
 from multiarm.domain.spec import ArmSpec, CreateExperiment, ExperimentSpec, check_arm
-from multiarm.storage.schema import arm, evidence, experiment, signing_key
+from multiarm.storage.schema import arm, evidence, experiment, heartbeat, signing_key
 
 T = TypeVar("T")
 
@@ -254,6 +254,12 @@ def mark_deleted(connection: Connection, uid: int | None, now: float) -> list[in
     uids = list(connection.scalars(sa.select(experiment.c.uid).where(chosen)))
     connection.execute(sa.update(experiment).where(chosen).values(deleted_at=now, updated_at=now))
     return uids
+
+
+def beat(connection: Connection, node: int, now: float) -> None:
+    """Write something small."""
+    if not connection.execute(sa.update(heartbeat).where(heartbeat.c.node == node).values(beat_at=now)).rowcount:
+        connection.execute(sa.insert(heartbeat).values(node=node, beat_at=now))
 
 
 def load_keys(connection: Connection, now: float) -> tuple[dict[int, bytes], int]:

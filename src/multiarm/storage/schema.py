@@ -180,3 +180,11 @@ audit = Table(
 )
 Index("ix_audit_experiment_number", audit.c.experiment, audit.c.number)
 Index("ix_audit_at", audit.c.at)
+
+# Written so as to know that writing works: a disk that is full or read-only still reads.
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("node", BigInteger, primary_key=True, autoincrement=False),
+    Column("beat_at", Double, nullable=False),
+)

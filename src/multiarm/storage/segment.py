@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _ROW_GROUP_ROWS = 65_536
-_UNIQUE = {"decision", "key"}  # a dictionary of them would only grow
+_UNIQUE = {"decision", "key", "request_id", "trace_id"}  # a dictionary of them would only grow
 _HEAD = Struct("<II")  # of an Arrow IPC message: a mark and the length of its metadata
 _SEAL = Struct("<QQ")  # of ours: the length of the message's body and a checksum
 
