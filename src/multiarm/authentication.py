@@ -33,8 +33,8 @@ def require_authentication(settings: Settings) -> None:
     if not settings.allow_anonymous:
         raise StartError(
             f"It would listen on {settings.host} without authentication, where anyone who reaches it may draw, reward "
-            "and delete. Set jwt_secret, jwt_public_key_file or jwt_jwks (docs/security.md says how), or listen on "
-            "127.0.0.1, or say allow_anonymous = true (MULTIARM_ALLOW_ANONYMOUS=true)."
+            "and delete. Set jwt_secret, jwt_secret_file, jwt_public_key_file or jwt_jwks (docs/security.md says how), "
+            "or listen on 127.0.0.1, or say allow_anonymous = true (MULTIARM_ALLOW_ANONYMOUS=true)."
         )
     log.warning("anonymous", warning=ANYONE_MAY.format(host=settings.host))
 

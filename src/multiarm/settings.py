@@ -33,6 +33,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_secret: Annotated[
         Text | None, Meta(description="Shared secret of 32 bytes or more that signs tokens (HS256).")
     ] = None
+    jwt_secret_file: Annotated[
+        Text | None, Meta(description="File with that secret instead; one line break at its end does not count.")
+    ] = None
     jwt_public_key_file: Annotated[
         Text | None, Meta(description="PEM file of the public key that verifies tokens (RS256, ES256, EdDSA).")
     ] = None
@@ -247,7 +250,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def key_sources(self) -> list[str]:
         """The settings that say which keys sign tokens; with one of them there is authentication."""
-        return [name for name in ("jwt_secret", "jwt_public_key_file", "jwt_jwks") if getattr(self, name)]
+        names = ("jwt_secret", "jwt_secret_file", "jwt_public_key_file", "jwt_jwks")
+        return [name for name in names if getattr(self, name)]
 
     @property
     def data_path(self) -> Path:

@@ -34,7 +34,7 @@ def token(
     key_id: Annotated[str | None, typer.Option(help="Its `kid`, where the server reads a JWK set.")] = None,
     config: Config = None,
 ) -> None:
-    """Print a new token, signed with jwt_secret (MULTIARM_JWT_SECRET) or with the private key of --key-file."""
+    """Print a new token, signed with jwt_secret, jwt_secret_file or the private key of --key-file."""
     if context.invoked_subcommand is not None:
         return
     if not subject or not scope:

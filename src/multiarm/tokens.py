@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from multiarm.auth.keys import SigningKey, private_key, secret_key
+from multiarm.auth.key_source import shared_secret
+from multiarm.auth.keys import SigningKey, private_key
 from multiarm.auth.minting import mint
 from multiarm.authentication import SECONDS_A_DAY
 from multiarm.domain.errors import LimitReached, StartError
@@ -36,7 +37,7 @@ class NewToken(NamedTuple):
 def new_token(
     settings: Settings, *, subject: str, scope: str, lifetime: str, key_file: Path | None, key_id: str | None
 ) -> NewToken:
-    """Signed with the private key of the file, else with jwt_secret. StartError where there is none, or a bad word."""
+    """Signed with the private key of the file, else with the shared secret. StartError without, or for a bad word."""
     lifetime_s = seconds_of(lifetime)
     if lifetime_s > settings.jwt_lifetime_limit_days * SECONDS_A_DAY:
         limit = f"{settings.jwt_lifetime_limit_days:g} days (jwt_lifetime_limit_days)"
@@ -68,9 +69,13 @@ def seconds_of(lifetime: str) -> int:
 
 def signing_key(settings: Settings, key_file: Path | None) -> SigningKey:
     if key_file is None:
-        if not settings.jwt_secret:
-            raise StartError("It needs the server's jwt_secret (MULTIARM_JWT_SECRET), or a private key (--key-file).")
-        return SigningKey("HS256", secret_key(settings.jwt_secret))
+        secret = shared_secret(settings)
+        if secret is None:
+            raise StartError(
+                "It needs the server's jwt_secret (MULTIARM_JWT_SECRET) or jwt_secret_file (MULTIARM_JWT_SECRET_FILE), "
+                "or a private key (--key-file)."
+            )
+        return SigningKey("HS256", secret)
     try:
         return private_key(key_file.read_bytes())
     except OSError as error:

@@ -31,9 +31,9 @@ def key_source(settings: Settings) -> KeySource:
     given = settings.key_sources
     if len(given) != 1:
         raise StartError(f"Keys come from one place only; of {' and '.join(given)}, leave one.")
-    secret, pem, jwks = settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks
+    secret, pem, jwks = shared_secret(settings), settings.jwt_public_key_file, settings.jwt_jwks
     if secret is not None:
-        keys = usable((Key(None, "HS256", secret_key(secret)),), "jwt_secret", settings)
+        keys = usable((Key(None, "HS256", secret),), given[0], settings)
         return lambda: ready(keys)
     if pem is not None:
         return lambda: from_file("jwt_public_key_file", pem, settings)
@@ -42,6 +42,23 @@ def key_source(settings: Settings) -> KeySource:
         return lambda: from_file("jwt_jwks", jwks, settings)
     check_url(jwks)
     return lambda: from_url(jwks, settings)
+
+
+def shared_secret(settings: Settings) -> bytes | None:
+    """Of jwt_secret, or read from jwt_secret_file; None where neither is set. StartError where it is no secret."""
+    path = settings.jwt_secret_file
+    if path is None:
+        return None if settings.jwt_secret is None else secret_key(settings.jwt_secret)
+    if settings.jwt_secret is not None:
+        raise StartError("The secret comes from one place only; of jwt_secret and jwt_secret_file, leave one.")
+    try:
+        text = read_file(Path(path), settings.jwt_jwks_limit_bytes)
+    except OSError as error:
+        raise StartError(f"The file {path} (jwt_secret_file) cannot be read: {error.strerror}.") from None
+    except StartError as error:
+        raise StartError(f"The file {path} (jwt_secret_file) cannot be used: {error}") from None
+    line = text.removesuffix(b"\n").removesuffix(b"\r")
+    return secret_key(line.decode(errors="surrogateescape"), f"The secret in {path} (jwt_secret_file)")
 
 
 def check_url(url: str) -> None:

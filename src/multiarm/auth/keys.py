@@ -39,18 +39,18 @@ class _JwkSet(msgspec.Struct):
     keys: list[dict[str, Any]]
 
 
-def secret_key(secret: str) -> bytes:
-    """StartError where it is too short to be one, or something else."""
-    material = secret.encode(errors="surrogateescape")  # as it came from the environment
+def secret_key(secret: str, name: str = "jwt_secret") -> bytes:
+    """StartError, which calls it by its name, where it is too short to be a secret, or something else."""
+    material = secret.encode(errors="surrogateescape")  # as it came from the environment, or from a file
     if len(material) < LEAST_SECRET_BYTES:
         raise StartError(
-            f"jwt_secret is too short: it needs {LEAST_SECRET_BYTES} bytes or more. Make one with "
-            "`python3 -c 'import secrets; print(secrets.token_urlsafe(32))'`."
+            f"{name} is too short: it has {len(material)} of the {LEAST_SECRET_BYTES} bytes that it needs. "
+            "Make one with `python3 -c 'import secrets; print(secrets.token_urlsafe(32))'`."
         )
     try:
         jwt.get_algorithm_by_name("HS256").prepare_key(material)
     except jwt.InvalidKeyError:
-        raise StartError("jwt_secret is a public key, which is no secret: it goes into jwt_public_key_file.") from None
+        raise StartError(f"{name} is a public key, which is no secret: it goes into jwt_public_key_file.") from None
     return material
 
 
