@@ -38,17 +38,21 @@ class Server(NamedTuple):
         return f"http://127.0.0.1:{self.port}"
 
     def call(self, method: str, path: str, body: object = None) -> Any:
+        status, content = self.ask(method, path, body)
+        if status >= 300:
+            said = content.decode(errors="replace")
+            raise SystemExit(f"{method} {path} was answered {status}: {said}\n{self.said()}")
+        return json.loads(content) if content else None
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Status and body of the answer, whatever it is."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=CALL_TIMEOUT_S)
         try:
             connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
             answer = connection.getresponse()
-            content = answer.read()
+            return answer.status, answer.read()
         finally:
             connection.close()
-        if answer.status >= 300:
-            said = content.decode(errors="replace")
-            raise SystemExit(f"{method} {path} was answered {answer.status}: {said}\n{self.said()}")
-        return json.loads(content) if content else None
 
     def said(self) -> str:
         """The end of its log, which goes with the directory."""
@@ -109,8 +113,8 @@ def await_answer(server: Server, path: str) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline and server.process.poll() is None:
         with suppress(OSError, HTTPException):
-            server.call("GET", path)
-            return
+            if server.ask("GET", path)[0] < 300:  # while it loads, it says 503
+                return
         time.sleep(0.005)
     status = server.process.poll()
     what = f"did not answer {path} in {READY_TIMEOUT_S:.0f} s" if status is None else f"ended with status {status}"
