@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from rich.console import Console
@@ -13,9 +13,7 @@ from typer import Option
 
 from multiarm.configuration import load_settings
 from multiarm.domain.errors import StartError
-
-if TYPE_CHECKING:
-    from multiarm.storage.audit import Entry
+from multiarm.domain.records import AuditEntry
 
 CHANGE_WIDTH = 60
 
@@ -34,7 +32,7 @@ def audit(
     entries = read(load_settings(config, flags={"data_dir": data_dir}).data_path, limit, experiment)
     if json:
         for entry in reversed(entries):
-            console.out(msgspec.json.encode(entry._asdict()).decode(), highlight=False)
+            console.out(msgspec.json.encode(entry).decode(), highlight=False)
         return
     table = Table(*(Column(name, overflow="fold") for name in ("when (UTC)", "who", "action", "experiment", "change")))
     for entry in reversed(entries):
@@ -44,7 +42,7 @@ def audit(
     console.print(table)
 
 
-def read(directory: Path, limit: int, experiment: str | None) -> "list[Entry]":
+def read(directory: Path, limit: int, experiment: str | None) -> list[AuditEntry]:
     from multiarm.storage.audit import newest
     from multiarm.storage.data_directory import DATABASE_FILE
     from multiarm.storage.engine import HEAD_REVISION, create_engine, current_revision, sqlite_url, transact
@@ -62,7 +60,7 @@ def read(directory: Path, limit: int, experiment: str | None) -> "list[Entry]":
         engine.dispose()
 
 
-def change(entry: "Entry") -> str:
+def change(entry: AuditEntry) -> str:
     """What the act made different, in a few words."""
     if entry.after is None:
         return "gone"

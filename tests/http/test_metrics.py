@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from multiarm.domain.spec import Update
 from multiarm.http.metrics import RewardCounts
 from multiarm.http.request_meter import RequestMeter
+from multiarm.service.accountant import RequestRun
 from multiarm.service.tally import Histogram
 from postgres import Service, run_service
 from support import RunningServer, create
@@ -163,7 +164,7 @@ def test_there_are_six_alerts_and_docs_know_them() -> None:
 def test_words_that_are_no_methods_make_no_series() -> None:
     meter = RequestMeter()
     for method in ("BREW", "GET", "PURGE"):
-        meter.note(method, "unmatched", 404, 0.001)
+        meter.note(RequestRun(0.0, method, "unmatched", 404, 0.001))
     assert {method for method, _, _ in meter.durations_s} == {"GET", "other"}
 
 

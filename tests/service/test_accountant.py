@@ -26,7 +26,7 @@ NOON = 1_772_366_400.0
 
 
 def record_request(accountant: Accountant, number: int, count: int = 1) -> None:
-    accountant.record_requests(NOON, "GET", "/v1/list", 200, float(number), count=count)
+    accountant.record_requests(RequestRun(NOON, "GET", "/v1/list", 200, float(number), row_count=count))
 
 
 def decision(number: int) -> DecisionRun:
@@ -145,7 +145,7 @@ class TestRecording:
         with capture_logs() as logs:
             accountant.start()
             record_request(accountant, 1)
-            accountant.record_requests(float("nan"), "GET", "/v1/list", 200, 0.0)
+            accountant.record_requests(RequestRun(float("nan"), "GET", "/v1/list", 200, 0.0))
             record_request(accountant, 2)
             accountant.stop(10)
         assert numbers(tmp_path) == [1, 2]
@@ -300,7 +300,7 @@ RECORD_FOR_EVER = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from multiarm.service.accountant import Accountant
+    from multiarm.service.accountant import Accountant, RequestRun
     from multiarm.storage.ledger import Ledger
 
     ledger = Ledger(Path(sys.argv[1]), segment_s=0.4)
@@ -309,7 +309,7 @@ RECORD_FOR_EVER = textwrap.dedent(
     number = 0
     while True:
         for _ in range(20):
-            accountant.record_requests(time.time(), "GET", "/", 200, float(number))
+            accountant.record_requests(RequestRun(time.time(), "GET", "/", 200, float(number)))
             number += 1
         print(number, time.monotonic(), flush=True)
         time.sleep(0.001)

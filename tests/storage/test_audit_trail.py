@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import ArmNotFound
-from multiarm.domain.records import Actor
+from multiarm.domain.records import Actor, AuditEntry
 from multiarm.domain.spec import ArmSpec, CreateExperiment
 from multiarm.storage import audit, experiments
-from multiarm.storage.audit import Act, Entry, recorded
+from multiarm.storage.audit import Act, recorded
 from postgres import KINDS, NOON, Database, database_of
 
 ALICE = Actor("alice", "t1", "10.0.0.1")
@@ -23,7 +23,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         yield made
 
 
-def newest(database: Database, limit: int = 100, uid: int | None = None, before: int | None = None) -> list[Entry]:
+def newest(database: Database, limit: int = 100, uid: int | None = None, before: int | None = None) -> list[AuditEntry]:
     return database.run(lambda c: audit.newest(c, limit, uid=uid, before=before))
 
 
@@ -58,6 +58,7 @@ def test_it_says_who_made_what_different(database: Database) -> None:
     ]
     gone = found[-1]
     assert gone.after is None
+    assert gone.before is not None
     assert gone.before["policy"]["type"] == "thompson"
     assert list(gone.before["arms"]) == ["red", "green", "blue"]
 
@@ -74,6 +75,7 @@ def test_a_new_experiment_and_the_end_of_all(database: Database) -> None:
     database.create("other")
     [made] = newest(database)
     assert (made.action, made.experiment_id, made.before) == ("create", "new", None)
+    assert made.after is not None
     assert list(made.after["arms"]) == ["red"]
     database.run(recorded(partial(experiments.mark_deleted, uid=None, now=NOON), Act("clear", ALICE, NOON)))
     cleared = newest(database, limit=2)

@@ -1,6 +1,7 @@
 """What goes into an experiment and what comes out of it: its stored state, decisions, increments."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -90,3 +91,20 @@ class ForeignDecision(Exception):
 
     def __init__(self, uid: int) -> None:
         self.uid = uid
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who did what. at: seconds since the epoch; before, after: what it made different.
+
+    subject: of the token, empty where there was none; before is null at the beginning, after at the end.
+    """
+
+    number: int
+    at: float
+    subject: str
+    token_id: str | None
+    address: str | None
+    action: str
+    experiment_id: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None

@@ -32,7 +32,6 @@ from litestar.exceptions import HTTPException
 
 from multiarm.domain.errors import MultiarmError
 from multiarm.http import problems
-from multiarm.http.correction_routes import CORRECTION_HANDLERS
 from multiarm.http.endpoints import Services
 from multiarm.http.gate import Gate
 from multiarm.http.limits import Amount
@@ -65,7 +64,7 @@ def build_app(
         Exception: problems.on_unexpected,
     }
     app = Litestar(
-        [*HANDLERS, *CORRECTION_HANDLERS, asset],
+        [*HANDLERS, asset],
         openapi_config=openapi_config(),
         exception_handlers=exception_handlers,
         request_max_body_size=settings.body_limit_bytes,

@@ -32,7 +32,7 @@ async def audit(call: Call) -> Answer:
     query = decode_query(call.query, AuditQuery)
     entries = await call.supervisor.audit(call.experiment_id, query.limit, query.before)
     following = entries[-1].number if len(entries) == query.limit else None
-    return json_answer(views.Audit([views.AuditEntry(*entry) for entry in entries], following))
+    return json_answer(views.Audit(entries, following))
 
 
 HANDLERS = [audit]

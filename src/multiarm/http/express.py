@@ -42,6 +42,7 @@ from multiarm.http.head_cache import HeadCache
 from multiarm.http.operations import ACCEPTED, DUPLICATE
 from multiarm.http.problems import problem, unexpected
 from multiarm.http.tags import Tag, new_tag
+from multiarm.service.accountant import RequestRun
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -349,17 +350,8 @@ class ExpressLane:
         """For the ledger: requests that came and were answered in the same turn took the same time."""
         method, route = plain.operation.method, plain.operation.route
         duration_s = perf_counter() - turn.came_at
-        self._record(
-            turn.now,
-            method,
-            route,
-            status,
-            duration_s,
-            experiment_id=plain.experiment_id,
-            count=count,
-            request_id=tag and tag.request_id,
-            trace_id=tag and tag.trace_id,
-        )
+        run = RequestRun(turn.now, method, route, status, duration_s, plain.experiment_id, count)
+        self._record(run if tag is None else run._replace(request_id=tag.request_id, trace_id=tag.trace_id))
 
 
 def failed(connection: Connection, plain: Plain, error: BaseException) -> Answer:

@@ -22,7 +22,7 @@ from multiarm.http.origins import Origins
 from multiarm.http.problems import problem
 from multiarm.http.refusals import Refusals
 from multiarm.http.tags import TAG, Tag
-from multiarm.service.accountant import Accountant
+from multiarm.service.accountant import Accountant, RequestRun
 
 if TYPE_CHECKING:
     from multiarm.auth.verifier import Verifier  # with cryptography, which takes its time
@@ -57,32 +57,10 @@ class Gate:
         self._requests = Amount(settings.request_limit, "request_limit", settings.subject_share)
         self._templates: dict[str, str] = {}
 
-    def record(
-        self,
-        now: float,
-        method: str,
-        route: str,
-        status: int,
-        duration_s: float,
-        *,
-        experiment_id: str | None = None,
-        count: int = 1,
-        request_id: str | None = None,
-        trace_id: str | None = None,
-    ) -> None:
-        """For the ledger and the metrics: `count` requests that were alike. now: seconds since the epoch."""
-        self.services.meter.note(method, route, status, duration_s, count)
-        self._accountant.record_requests(
-            now,
-            method,
-            route,
-            status,
-            duration_s,
-            experiment_id=experiment_id,
-            count=count,
-            request_id=request_id,
-            trace_id=trace_id,
-        )
+    def record(self, run: RequestRun) -> None:
+        """For the ledger and the metrics."""
+        self.services.meter.note(run)
+        self._accountant.record_requests(run)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -116,17 +94,9 @@ class Gate:
             duration_s = time.perf_counter() - start
             named = scope.get("path_params", {}).get("experiment_id", "")
             experiment_id = named if IS_ID.match(named) else None
-            told = self._is_told(tag, scope, status)
-            self.record(
-                now,
-                scope["method"],
-                self._route(scope),
-                status,
-                duration_s,
-                experiment_id=experiment_id,
-                request_id=tag.request_id if told else None,
-                trace_id=tag.trace_id,
-            )
+            request_id = tag.request_id if self._is_told(tag, scope, status) else None
+            run = RequestRun(now, scope["method"], self._route(scope), status, duration_s, experiment_id)
+            self.record(run._replace(request_id=request_id, trace_id=tag.trace_id))
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:

@@ -27,6 +27,7 @@ from multiarm.http.limits import LARGE_BODY_BYTES, LargeBody, Overloaded, networ
 from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.tags import TAG, Tag, new_tag, tag_of
 from multiarm.http.transport import Flow, JoinedWrites
+from multiarm.service.accountant import RequestRun
 
 UNKNOWN_METHOD = "?"
 
@@ -329,15 +330,8 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         else:
-            gate.record(
-                gate.clock(),
-                UNKNOWN_METHOD,
-                UNMATCHED,
-                refusal.status,
-                0.0,
-                request_id=tag and tag.request_id,
-                trace_id=tag and tag.trace_id,
-            )
+            run = RequestRun(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0)
+            gate.record(run if tag is None else run._replace(request_id=tag.request_id, trace_id=tag.trace_id))
         if not (self._in_app and self.cycle.response_started):
             self.wire.write(data)
         if self.wire.can_write_eof():

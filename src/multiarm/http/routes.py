@@ -5,7 +5,7 @@ import msgspec
 from multiarm._version import __version__
 from multiarm.domain.errors import Unavailable
 from multiarm.domain.spec import ArmSpec, CreateExperiment, PolicyChange, Update, UpdateBatch
-from multiarm.http import audit, history, operations, views
+from multiarm.http import audit, corrections, history, operations, views
 from multiarm.http.answers import NO_CONTENT, Answer, json_answer
 from multiarm.http.bodies import decode
 from multiarm.http.endpoints import Call, endpoint
@@ -304,6 +304,7 @@ HANDLERS = [
     update,
     update_batch,
     stats,
+    *corrections.HANDLERS,
     *history.HANDLERS,
     *audit.HANDLERS,
 ]

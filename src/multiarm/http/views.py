@@ -6,6 +6,7 @@ import msgspec
 
 from multiarm.domain.arm import Prior
 from multiarm.domain.policies import AnyPolicy
+from multiarm.domain.records import AuditEntry
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import Goal
 from multiarm.service.health import Health
@@ -64,23 +65,6 @@ class History(msgspec.Struct, frozen=True):
     """In order of time."""
 
     points: list[HistoryPoint]
-
-
-class AuditEntry(msgspec.Struct, frozen=True):
-    """Who did what. at: seconds since the epoch; before, after: what it made different.
-
-    subject: of the token, empty where there was none; before is null at the beginning, after at the end.
-    """
-
-    number: int
-    at: float
-    subject: str
-    token_id: str | None
-    address: str | None
-    action: str
-    experiment_id: str
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
 
 
 class Audit(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ import structlog
 from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Table, row_count
 from multiarm.storage.ledger import Ledger
 
+__all__ = ["Accountant", "RequestRun"]  # what callers need
+
 RunT = TypeVar("RunT", DecisionRun, RewardRun, RequestRun)
 
 _REPORT_INTERVAL_S = 60.0
@@ -76,22 +78,8 @@ class Accountant:
     def record_rewards(self, run: RewardRun) -> None:
         self._rewards.put(run, run.row_count)
 
-    def record_requests(
-        self,
-        now: float,
-        method: str,
-        route: str,
-        status: int,
-        duration_s: float,
-        *,
-        experiment_id: str | None = None,
-        count: int = 1,
-        request_id: str | None = None,
-        trace_id: str | None = None,
-    ) -> None:
-        """`count` requests that were alike, or one that has an id. now: seconds since the epoch."""
-        run = RequestRun(now, method, route, status, duration_s, experiment_id, count, request_id, trace_id)
-        self._requests.put(run, count)
+    def record_requests(self, run: RequestRun) -> None:
+        self._requests.put(run, run.row_count)
 
     def start(self) -> None:
         """Begin; what a crash left half-written is recovered beside the first flushes."""

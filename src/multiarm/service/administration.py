@@ -1,6 +1,7 @@
 """Administration: experiments and arms come, change and go; each change is a transaction, then shown in memory.
 
-What changes an experiment is preceded, in its transaction, by a snapshot of the state that it ends.
+What changes an experiment is preceded, in its transaction, by a snapshot of the state that it ends, and followed by an
+entry in the audit trail.
 """
 
 import asyncio

@@ -14,7 +14,7 @@ from functools import partial
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import ExperimentNotFound, ExperimentRestarting, MultiarmError
 from multiarm.domain.experiment import Experiment
-from multiarm.domain.records import Decision, ExperimentState
+from multiarm.domain.records import AuditEntry, Decision, ExperimentState
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.service.accountant import Accountant
 from multiarm.service.administration import Administration
@@ -114,7 +114,7 @@ class Supervisor(Administration, Rewards):
             raise ExperimentNotFound(experiment_id)
         return self.build(stored).snapshot(self.clock()).statistics(counts_only=True)
 
-    async def audit(self, experiment_id: str, limit: int, before: int | None) -> list[audit.Entry]:
+    async def audit(self, experiment_id: str, limit: int, before: int | None) -> list[AuditEntry]:
         """Who changed what: the newest entries first, those before a number."""
         uid = self.experiment(experiment_id).state.uid
         return await self.store.run(partial(audit.newest, limit=limit, before=before, uid=uid))

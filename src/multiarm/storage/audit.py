@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from multiarm.domain.records import Actor
+from multiarm.domain.records import Actor, AuditEntry
 from multiarm.storage.schema import arm, audit, experiment
 
 T = TypeVar("T")
@@ -23,20 +23,6 @@ class Act(NamedTuple):
     actor: Actor
     at: float
     uid: int | None = None
-
-
-class Entry(NamedTuple):
-    """before, after: what the act made different, as JSON has it; None where there was, or is, no experiment."""
-
-    number: int
-    at: float
-    subject: str
-    token_id: str | None
-    address: str | None
-    action: str
-    experiment_id: str
-    before: Any
-    after: Any
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -122,7 +108,7 @@ def newest(
     before: int | None = None,
     uid: int | None = None,
     experiment_id: str | None = None,
-) -> list[Entry]:
+) -> list[AuditEntry]:
     """Entries from the newest on; `before`: those of lower numbers; of one experiment, or of all that had that id."""
     query = sa.select(audit).order_by(audit.c.number.desc()).limit(limit)
     for column, value in ((audit.c.experiment, uid), (audit.c.experiment_id, experiment_id)):
@@ -133,10 +119,10 @@ def newest(
     return [entry_from(row) for row in connection.execute(query)]
 
 
-def entry_from(row: sa.Row[tuple[object, ...]]) -> Entry:
+def entry_from(row: sa.Row[tuple[object, ...]]) -> AuditEntry:
     before, after = (None if text is None else msgspec.json.decode(text) for text in (row.before, row.after))
     who = row.subject, row.token_id, row.address
-    return Entry(row.number, row.at, *who, row.action, row.experiment_id, before, after)
+    return AuditEntry(row.number, row.at, *who, row.action, row.experiment_id, before, after)
 
 
 def forget(connection: Connection, before: float) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from multiarm.domain.errors import StartError
 from multiarm.storage.check import report
-from multiarm.storage.data_directory import DATABASE_FILE, LOCK_FILE, NODE_FILE, DataDirectory
+from multiarm.storage.data_directory import DATABASE_FILE, LOCK_FILE, NODE_FILE, DataDirectory, sync
 from multiarm.storage.engine import (
     HEAD_REVISION,
     Driver,
@@ -182,14 +182,6 @@ def put(part: Path, file: Path) -> None:
     except OSError:  # a disk without hard links
         part.rename(file)
     sync(file.parent)
-
-
-def sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def remove(database: Path) -> None:

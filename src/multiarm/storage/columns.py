@@ -55,14 +55,14 @@ class RewardRun(NamedTuple):
 
 
 class RequestRun(NamedTuple):
-    """Requests that were alike, or one that has an id: as many rows."""
+    """Requests that were alike, or one that has an id: as many rows. time: seconds since the epoch."""
 
     time: float
     method: str
     route: str
     status: int
     duration_s: float
-    experiment_id: str | None
+    experiment_id: str | None = None
     row_count: int = 1
     request_id: str | None = None
     trace_id: str | None = None

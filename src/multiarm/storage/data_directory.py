@@ -104,3 +104,12 @@ def is_used(path: Path) -> bool:
         return any(path.iterdir())
     except OSError:  # not there, or no directory: what comes next says so
         return False
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a directory, survive a loss of power."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -15,6 +15,8 @@ from zlib import crc32
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from multiarm.storage.data_directory import sync
+
 _ROW_GROUP_ROWS = 65_536
 _UNIQUE = {"decision", "key", "request_id", "trace_id"}  # a dictionary of them would only grow
 _HEAD = Struct("<II")  # of an Arrow IPC message: a mark and the length of its metadata
@@ -51,7 +53,7 @@ class Segment:
             self.path.stat()
             self._write(schema.serialize())
             for parent in (directory, directory.parent, directory.parent.parent):
-                _sync_directory(parent)
+                sync(parent)
         except BaseException:
             self.close()
             raise
@@ -104,7 +106,7 @@ def compact(path: Path) -> Iterator[Compacted | None]:
                 done = Compacted(target, stream.row_count, stream.size_bytes - stream.whole_bytes)
                 if done.row_count:
                     temporary.rename(target)
-                    _sync_directory(target.parent)
+                    sync(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
         path.unlink()
@@ -190,12 +192,3 @@ def _claimed(path: Path) -> Iterator[BinaryIO]:
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in it survive a loss of power."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

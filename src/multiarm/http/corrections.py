@@ -62,4 +62,4 @@ async def correct_key(call: Call) -> Answer:
     return json_answer(views.Corrected(await call.supervisor.correct_key(call.experiment_id, call.key, asked.reward)))
 
 
-CORRECTION_HANDLERS = [correct_decision, correct_key]
+HANDLERS = [correct_decision, correct_key]
