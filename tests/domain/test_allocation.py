@@ -71,24 +71,24 @@ class TestGuardrails:
 class TestChoose:
     def test_cuts_the_unit_interval_at_the_running_sums(self) -> None:
         allocation = over(0.25, 0.5, 0.25)
-        chosen = [allocation.choose(u).arm.number for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, JUST_BELOW_1)]
+        chosen = [allocation.choose([u])[0].arm.number for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, JUST_BELOW_1)]
         assert chosen == [1, 1, 2, 2, 3, 3]
 
     def test_says_the_probability_of_the_arm_chosen(self) -> None:
         allocation = over(0.25, 0.75)
-        assert allocation.choose(0.1).propensity == 0.25
-        assert allocation.choose(0.9).propensity == 0.75
+        assert allocation.choose([0.1])[0].propensity == 0.25
+        assert allocation.choose([0.9])[0].propensity == 0.75
 
     def test_marks_as_random_the_first_part_of_each_arms_stretch(self) -> None:
         allocation = over(0.5, 0.5, random_mass=0.125)
         marks = [
-            u < allocation.choose(u).random_below
+            u < allocation.choose([u])[0].random_below
             for u in (0.0, 0.1249, 0.125, 0.4999, 0.5, 0.6249, 0.625, JUST_BELOW_1)
         ]
         assert marks == [True, True, False, False, True, True, False, False]
 
     def test_without_a_random_share_nothing_is_random(self) -> None:
-        assert not any(u < over(0.5, 0.5).choose(u).random_below for u in (0.0, 0.3, 0.5, JUST_BELOW_1))
+        assert not any(u < over(0.5, 0.5).choose([u])[0].random_below for u in (0.0, 0.3, 0.5, JUST_BELOW_1))
 
     @pytest.mark.parametrize(
         "probabilities", [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.5, 0.0, 0.5, 0.0)]
@@ -96,7 +96,7 @@ class TestChoose:
     def test_never_an_arm_of_probability_zero(self, probabilities: tuple[float, ...]) -> None:
         allocation = over(*probabilities)
         for u in (0.0, 5e-324, 0.25, math.nextafter(0.5, 0.0), 0.5, 0.75, JUST_BELOW_1):
-            assert allocation.choose(u).propensity > 0
+            assert allocation.choose([u])[0].propensity > 0
 
     @settings(deadline=None, derandomize=True, max_examples=200)
     @given(
@@ -105,13 +105,13 @@ class TestChoose:
     )
     def test_always_some_arm_with_a_probability(self, weights: list[float], u: float) -> None:
         allocation = over(*(np.array(weights) / sum(weights)).tolist())
-        assert allocation.choose(u).propensity > 0
+        assert allocation.choose([u])[0].propensity > 0
 
     def test_never_past_the_last_arm_where_rounding_leaves_the_sum_below_one(self) -> None:
         probabilities = [0.1] * 10
         assert sum(probabilities) < 1
-        assert over(*probabilities).choose(JUST_BELOW_1).arm.number == 10
-        assert over(*probabilities, 0.0).choose(JUST_BELOW_1).arm.number == 10
+        assert over(*probabilities).choose([JUST_BELOW_1])[0].arm.number == 10
+        assert over(*probabilities, 0.0).choose([JUST_BELOW_1])[0].arm.number == 10
 
 
 def test_cumulate_ends_on_exactly_one_from_the_last_arm_with_probability_on() -> None:
@@ -137,7 +137,7 @@ class TestRestricted:
         rest = allocation.restricted([Arm(9, "new"), *allocation.arms], version=2)
         assert rest is not None
         assert rest.probabilities == (0.0, 0.5, 0.5)
-        assert rest.choose(0.0).arm.number == 1
+        assert rest.choose([0.0])[0].arm.number == 1
 
     def test_is_none_where_no_probability_is_left(self) -> None:
         allocation = over(0.0, 1.0)

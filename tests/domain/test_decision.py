@@ -13,6 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decisions import decided
+from multiarm.domain.allocation import Share
+from multiarm.domain.arm import Arm
 from multiarm.domain.decision import CLAIMS, KEY_BYTES, TOKEN_LENGTH, UNIQUE, Claims, DecisionSigner
 from multiarm.domain.errors import InvalidDecision
 
@@ -25,8 +28,10 @@ SIGNER = DecisionSigner({1: KEY}, current=1)
 
 def sign(signer: DecisionSigner, *claims: Any) -> tuple[str, bytes]:
     """(decision_id, its unique number)."""
-    token, packed = signer.sign(*claims)
-    return token.decode(), packed[UNIQUE]
+    uid, arm_number, epoch, time, propensity = claims
+    share = Share(Arm(arm_number, "red"), propensity, 0.0)
+    decision = decided(signer, share, uid=uid, epoch=epoch, at=time)[0]
+    return decision.decision_id, decision.unique
 
 
 TOKEN, MARK = sign(SIGNER, -5, 3, 2, 1.7e9, 0.1)
@@ -85,7 +90,8 @@ class TestRoundTrip:
 
 class TestFormat:
     def test_many_claims_unpack_at_once_to_the_same(self) -> None:
-        packed = [SIGNER.sign(uid, 3, 2, 1.7e9 + uid, uid / 7)[1] for uid in range(1, 5)]
+        shares = [Share(Arm(3, "red"), uid / 7, 0.0) for uid in range(1, 5)]
+        packed = [SIGNER.sign(uid, 2, 1.7e9 + uid, [share])[1] for uid, share in enumerate(shares, 1)]
         claims = np.frombuffer(b"".join(packed), CLAIMS)
         assert claims["uid"].tolist() == [1, 2, 3, 4]
         assert claims["arm_number"].tolist() == [3] * 4

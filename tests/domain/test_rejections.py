@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
+from decisions import decision_id
 from multiarm import DecisionSigner, Experiment, ExperimentSpec, Update
 from multiarm.domain.arm import Arm
 from multiarm.domain.errors import (
@@ -49,7 +50,7 @@ def experiment_with_history(policy: AnyPolicy) -> Experiment:
 
 
 def token(uid: int = UID, arm: int = 1, epoch: int = 3, time: float = NOW - 60, key: bytes = KEYS[1]) -> str:
-    return DecisionSigner({1: key}, current=1).sign(uid, arm, epoch, time, 0.5)[0].decode()
+    return decision_id(DecisionSigner({1: key}, current=1), uid, arm, epoch, time)
 
 
 def damaged(decision_id: str) -> str:

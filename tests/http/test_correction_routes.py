@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from multiarm import DecisionSigner
+from decisions import forged
 from multiarm.storage.check import check_directory
 from support import RunningServer, assert_faults, assert_problem, create, reward, stats
 
@@ -38,14 +38,6 @@ def draw(client: httpx.Client, experiment_id: str) -> dict[str, Any]:
 def seen(client: httpx.Client, experiment_id: str, arm_id: str = "a") -> tuple[int, float | None]:
     arm = stats(client, experiment_id)[arm_id]
     return arm["pulls"], arm["mean_reward"]
-
-
-def forged(server: RunningServer, experiment_id: str, *, age_s: float) -> str:
-    """A decision id signed with the server's own key, which lies in its database."""
-    with closing(sqlite3.connect(f"file:{server.data_dir / 'multiarm.db'}?mode=ro", uri=True)) as database:
-        (key,) = database.execute("SELECT key FROM signing_key WHERE number = 1").fetchone()
-        (uid,) = database.execute("SELECT uid FROM experiment WHERE id = ?", (experiment_id,)).fetchone()
-    return DecisionSigner({1: key}, 1).sign(uid, 1, 0, time.time() - age_s, 0.5)[0].decode()
 
 
 class TestTaken:

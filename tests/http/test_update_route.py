@@ -1,16 +1,14 @@
 """Single rewards: what is taken, what is a duplicate, what is refused; and that a refusal changes nothing."""
 
-import sqlite3
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from multiarm import DecisionSigner
+from decisions import forged
 from support import RunningServer, assert_faults, assert_problem, create, reward, stats
 
 ONE = {"accepted": 1, "duplicates": 0}
@@ -24,14 +22,6 @@ def send(client: httpx.Client, experiment_id: str, **update: Any) -> httpx.Respo
 def draw(client: httpx.Client, experiment_id: str) -> str:
     decision_id: str = client.get(f"/v1/{experiment_id}/draw").json()["decision_id"]
     return decision_id
-
-
-def forged(server: RunningServer, experiment_id: str, *, age_s: float, arm_number: int = 1, epoch: int = 0) -> str:
-    """A decision id signed with the server's own key, which lies in its database."""
-    with closing(sqlite3.connect(f"file:{server.data_dir / 'multiarm.db'}?mode=ro", uri=True)) as database:
-        (key,) = database.execute("SELECT key FROM signing_key WHERE number = 1").fetchone()
-        (uid,) = database.execute("SELECT uid FROM experiment WHERE id = ?", (experiment_id,)).fetchone()
-    return DecisionSigner({1: key}, 1).sign(uid, arm_number, epoch, time.time() - age_s, 0.5)[0].decode()
 
 
 class TestTaken:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
+from decisions import decided
 from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
-from multiarm.domain.records import Decision, Increment
+from multiarm.domain.records import Increment
 from multiarm.service.accountant import Accountant, DropReport, Tray
 from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Run, Table
 from multiarm.storage.ledger import Ledger
@@ -31,7 +32,7 @@ def record_request(accountant: Accountant, number: int, count: int = 1) -> None:
 
 def decision(number: int) -> DecisionRun:
     share = Share(Arm(0, f"red-{number}"), 0.5, 0.0)
-    return DecisionRun("button", [Decision(share, *SIGNER.sign(1, 0, 0, NOON, 0.5), False, NOON)])
+    return DecisionRun("button", decided(SIGNER, share, at=NOON))
 
 
 def rewards(*numbers: int) -> RewardRun:

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from decisions import decided
 from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
-from multiarm.domain.decision import UNIQUE, DecisionSigner
+from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.policies import Observation, ThompsonRevenue
-from multiarm.domain.records import Decision, Increment
+from multiarm.domain.records import Increment
 from multiarm.storage.columns import SCHEMAS, DecisionRun, RequestRun, RewardRun, Table, pieces, row_count
 from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted
@@ -59,10 +60,10 @@ def files(root: Path, pattern: str) -> list[Path]:
 
 class TestColumns:
     def test_a_decision_keeps_all_that_was_said(self, tmp_path: Path) -> None:
-        token, claims = DecisionSigner.random().sign(2**63 - 1, 7, 3, NOON + 0.25, 0.125)
-        decision = Decision(Share(RED, 0.125, 1.0), token, claims, True, NOON + 0.25)
+        share = Share(Arm(7, "red"), 0.125, 1.0)
+        drawn = decided(DecisionSigner.random(), share, uid=2**63 - 1, epoch=3, at=NOON + 0.25, u=0.5)
         ledger = Ledger(tmp_path)
-        assert ledger.write("decisions", [DecisionRun("button", [decision])], NOON) == 1
+        assert ledger.write("decisions", [DecisionRun("button", drawn)], NOON) == 1
         ledger.close()
         compact(ledger)
         assert read(tmp_path, "decisions") == [
@@ -75,7 +76,7 @@ class TestColumns:
                 "arm_number": 7,
                 "propensity": 0.125,
                 "random": True,
-                "decision": claims[UNIQUE].hex(),
+                "decision": drawn[0].unique.hex(),
                 "date": "2026-03-01",
             }
         ]
@@ -532,7 +533,7 @@ def reward_row(increment: Increment, *, new: bool = True) -> RewardRun:
 
 
 def write_example(ledger: Ledger) -> None:
-    decisions: list[Decision] = []
+    decisions: list[DecisionRun] = []
     rewards: list[RewardRun] = []
     signer = DecisionSigner.random()
     for arm_id, time, propensity, reward in (
@@ -544,17 +545,17 @@ def write_example(ledger: Ledger) -> None:
         ("red", NOON + 3_599, 0.8, 0.0),
     ):
         arm = Arm(0, arm_id)
-        token, claims = signer.sign(1, 0, 0, time, propensity)
-        decisions.append(Decision(Share(arm, propensity, 0.0), token, claims, False, time))
+        drawn = decided(signer, Share(arm, propensity, 0.0), at=time)
+        decisions.append(DecisionRun("button", drawn))
         if reward is not None:
-            unique = claims[UNIQUE]
+            unique = drawn[0].unique
             numbers = (1.0, reward, reward * reward)
             answer = Increment(arm, numbers, time, "d:", reward, propensity, time, unique, None)
             rewards += [reward_row(answer), reward_row(answer, new=False)]
     rewards.append(reward_row(Increment(RED, (1.0, 9.0, 81.0), NOON, "k:k", 9.0, None, None, None, None)))
     requests = [RequestRun(NOON, "GET", "/v1/list", 200, ms / 1000, None) for ms in range(101)]
     requests.append(RequestRun(NOON, "POST", "/v1/{experiment_id}/draw", 404, 0.002, "no-such"))
-    ledger.write("decisions", [DecisionRun("button", decisions)], NOON)
+    ledger.write("decisions", decisions, NOON)
     ledger.write("rewards", rewards, NOON)
     ledger.write("requests", requests, NOON)
     ledger.close()

@@ -1,7 +1,7 @@
 """From a policy's probabilities to an arm: guardrails, a cumulative vector, one random number, one bisection."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Self
@@ -73,9 +73,10 @@ class Allocation:
             tuple(shares),
         )
 
-    def choose(self, u: float) -> Share:
-        """The arm for `u`, uniform on [0, 1). An arm of probability 0 is never chosen."""
-        return self.shares[bisect_right(self.cumulative, u)]
+    def choose(self, us: Iterable[float]) -> list[Share]:
+        """The arm for each u, uniform on [0, 1). An arm of probability 0 is never chosen."""
+        shares, cumulative = self.shares, self.cumulative
+        return [shares[bisect_right(cumulative, u)] for u in us]
 
     def restricted(self, enabled: Sequence[Arm], version: int) -> Self | None:
         """A stand-in until the allocation of `version` is there: arms not enabled masked, the rest renormalised.

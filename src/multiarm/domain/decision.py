@@ -5,13 +5,14 @@ import itertools
 import os
 import struct
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Self
 
 import msgspec
 import numpy as np
 
+from multiarm.domain.allocation import Share
 from multiarm.domain.errors import InvalidDecision
 
 VERSION = 1
@@ -36,7 +37,7 @@ CLAIMS = np.dtype(
 UNIQUE = slice(35, 51)
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # what would be letters of the other alphabet are none
-TOKEN_LENGTH = 92  # 69 bytes in base64url, so without padding
+TOKEN_LENGTH = 92  # 69 bytes in base64url, so without padding, and many in one go are each as if alone
 
 _INVALID = "It was not issued by this server, or was damaged on the way; send it exactly as `draw` returned it."
 
@@ -74,23 +75,17 @@ class DecisionSigner:
         """A signer with a key of its own, for use without a server."""
         return cls({1: os.urandom(KEY_BYTES)}, current=1)
 
-    def sign(self, uid: int, arm_number: int, epoch: int, time: float, propensity: float) -> tuple[bytes, bytes]:
-        """(the decision_id in ASCII, its claims packed as CLAIMS says)."""
-        claims = _BODY.pack(
-            VERSION,
-            self._current,
-            uid,
-            arm_number,
-            epoch,
-            time,
-            propensity,
-            self._process,
-            next(self._counter),
-            0,
-        )
-        tag = self._mac.copy()
-        tag.update(claims)
-        return b2a_base64(claims + tag.digest(), newline=False).translate(_URL_SAFE), claims
+    def sign(self, uid: int, epoch: int, time: float, shares: Iterable[Share]) -> tuple[list[bytes], bytes]:
+        """(a decision_id in ASCII for each share drawn, their claims packed as CLAIMS says)."""
+        pack, key, process, counter, new_mac = _BODY.pack, self._current, self._process, self._counter, self._mac.copy
+        signed: list[bytes] = []
+        for share in shares:
+            claims = pack(VERSION, key, uid, share.arm.number, epoch, time, share.propensity, process, next(counter), 0)
+            mac = new_mac()
+            mac.update(claims)
+            signed += claims, mac.digest()
+        text = b2a_base64(b"".join(signed), newline=False).translate(_URL_SAFE)
+        return [text[at : at + TOKEN_LENGTH] for at in range(0, len(text), TOKEN_LENGTH)], b"".join(signed[::2])
 
     def open(self, token: str) -> Claims:
         """Verify and unpack; InvalidDecision where the token is malformed or forged."""

@@ -19,7 +19,7 @@ from multiarm.domain.errors import (
 from multiarm.domain.evidence import Evidence, Row
 from multiarm.domain.pending import BUCKETS, Pending
 from multiarm.domain.policies import AnyPolicy, Thompson
-from multiarm.domain.records import Decision, ExperimentState, Increment
+from multiarm.domain.records import Decision, Decisions, ExperimentState, Increment
 from multiarm.domain.snapshot import Snapshot
 from multiarm.domain.spec import ExperimentSpec, Update
 
@@ -95,27 +95,23 @@ class Experiment(Crediting):
         """
         return self.draw_many(1, now, rng)[0]
 
-    def draw_many(self, count: int, now: float, rng: Random) -> list[Decision]:
+    def draw_many(self, count: int, now: float, rng: Random) -> Decisions:
         """The same `count` times, at the same time: all, or none."""
         allocation = self.allocation
         if allocation is None or now >= self._fresh_until:
             allocation = self._allocation_at(now)
-        choose, random, sign, draws = allocation.choose, rng.random, self._signer.sign, self.draws
-        uid, epoch = self.state.uid, self.state.epoch
-        decisions = []
-        for _ in range(count):
-            u = random()
-            share = choose(u)
-            token, claims = sign(uid, share.arm.number, epoch, now, share.propensity)
-            decisions.append(Decision(share, token, claims, u < share.random_below, now))
-        for decision in decisions:
-            number = decision.share.arm.number
+        random, draws = rng.random, self.draws
+        us = [random() for _ in range(count)]
+        shares = allocation.choose(us)
+        tokens, claims = self._signer.sign(self.state.uid, self.state.epoch, now, shares)
+        for share in shares:
+            number = share.arm.number
             draws[number] = draws.get(number, 0) + 1
         if self.pending is not None:
-            for decision in decisions:
-                self.pending.drawn(decision.share.arm.number, now)
+            for share in shares:
+                self.pending.drawn(share.arm.number, now)
             self._evidence_changed()
-        return decisions
+        return Decisions(shares, us, tokens, claims, now)
 
     def snapshot(self, now: float) -> Snapshot:
         """All that an allocation or the statistics depend on, frozen: it may be computed from in another thread."""

@@ -1,5 +1,6 @@
 """What goes into an experiment and what comes out of it: its stored state, decisions, increments."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,9 +8,11 @@ import msgspec
 
 from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
-from multiarm.domain.decision import UNIQUE
+from multiarm.domain.decision import CLAIMS, UNIQUE
 from multiarm.domain.evidence import Row
 from multiarm.domain.spec import ExperimentSpec
+
+CLAIMS_BYTES = CLAIMS.itemsize
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +41,35 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     def unique(self) -> bytes:
         """16 bytes, never used twice."""
         return self.claims[UNIQUE]
+
+
+@dataclass(slots=True)
+class Decisions:
+    """Draws of one experiment, made at the same time; kept by the column, for a server makes many.
+
+    us: the random number of each; claims: of all, one after another; time: seconds since the epoch.
+    """
+
+    shares: Sequence[Share]
+    us: Sequence[float]
+    tokens: Sequence[bytes]
+    claims: bytes
+    time: float
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __getitem__(self, index: int) -> Decision:
+        share = self.shares[index]
+        claims = self.claims[index * CLAIMS_BYTES :][:CLAIMS_BYTES]
+        return Decision(share, self.tokens[index], claims, self.us[index] < share.random_below, self.time)
+
+    def __iter__(self) -> Iterator[Decision]:
+        return map(self.__getitem__, range(len(self)))
+
+    def part(self, start: int, stop: int) -> "Decisions":
+        claims = self.claims[start * CLAIMS_BYTES : stop * CLAIMS_BYTES]
+        return Decisions(self.shares[start:stop], self.us[start:stop], self.tokens[start:stop], claims, self.time)
 
 
 class Increment(msgspec.Struct, frozen=True, gc=False):

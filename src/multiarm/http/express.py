@@ -30,16 +30,16 @@ import structlog
 
 from multiarm.auth.bearer import ANYONE, Bearer
 from multiarm.auth.scopes import Verb
+from multiarm.domain.allocation import Share
 from multiarm.domain.errors import MultiarmError
 from multiarm.domain.experiment import Experiment
-from multiarm.domain.records import Decision, Increment
+from multiarm.domain.records import Increment
 from multiarm.http import operations
 from multiarm.http.answers import Answer, Header
 from multiarm.http.bodies import is_json
 from multiarm.http.gate import STOPPED, Gate
 from multiarm.http.head import Head
 from multiarm.http.head_cache import HeadCache
-from multiarm.http.operations import ACCEPTED, DUPLICATE
 from multiarm.http.problems import problem, unexpected
 from multiarm.http.tags import Tag, new_tag
 from multiarm.service.accountant import RequestRun
@@ -56,7 +56,7 @@ NEVER_TWICE = re.compile(rb"cookie|baggage|b3|x-b3-.*|date|idempotency-key|.*(tr
 class Connection(typing.Protocol):
     """What the lane needs of a connection.
 
-    apart: its answer says more than others do, that it closes or a request's id, so that no bytes are ready.
+    apart: its answer takes more than bytes that are ready: it closes, has a request's id, or lets go of a large body.
     tag: of the request that is owed its answer; `reply` makes one for a problem, and returns what the answer says.
     """
 
@@ -80,39 +80,39 @@ class Plain(NamedTuple):
     bearer: Bearer
 
 
-Waiting: TypeAlias = tuple[Connection, Plain, bytes, float]  # the body, and when it came by the monotonic clock
+class Operation(NamedTuple):
+    """verb: what a token must allow. alone: how one with a body is served by itself."""
+
+    method: str
+    route: str
+    verb: Verb
+    alone: Callable[[Plain, bytes], Coroutine[Any, Any, Answer]] | None = None
 
 
 class Turn(NamedTuple):
-    """One turn of the event loop. now: seconds since the epoch; came_at: by the monotonic clock, the first request."""
+    """One turn of the event loop: seconds since the epoch, and by the monotonic clock."""
 
     now: float
     came_at: float
 
 
-class Operation(NamedTuple):
-    """`serve` takes a request in, for an answer at the end of the turn or later. verb: what a token must allow."""
-
-    method: str
-    route: str
-    verb: Verb
-    serve: Callable[[Connection, Plain, bytes, Turn], None]
-
-
-class Draws(NamedTuple):
-    """The connections that ask for draws of one experiment, in one turn."""
+class Group(NamedTuple):
+    """Requests of one turn that mean the same, and the connections that wait for the answers."""
 
     plain: Plain
+    turn: Turn
     connections: list[Connection]
+
+
+Waiting: TypeAlias = tuple[Connection, Plain, bytes, Turn]  # a request with a body, and the turn in which it came
 
 
 class Rewards(NamedTuple):
-    """The rewards for one experiment that came in one turn, and the connections that wait for the answers."""
+    """Those of one group."""
 
-    plain: Plain
+    group: Group
     experiment: Experiment
     increments: list[Increment]
-    connections: list[Connection]
 
 
 class ExpressLane:
@@ -124,25 +124,25 @@ class ExpressLane:
             settings.head_cache_limit_heads, settings.head_cache_limit_bytes, settings.head_cache_subject_limit_heads
         )
         self._gate = gate
-        self._record = gate.record
         self._supervisor = gate.services.supervisor
         self._settings = settings
         template = "/v1/{experiment_id}"
+        self._single = Operation("POST", f"{template}/update", "update", self._update)
         self._operations = {
-            (b"GET", b"draw"): Operation("GET", f"{template}/draw", "draw", self._draw),
-            (b"POST", b"update"): Operation("POST", f"{template}/update", "update", self._update),
+            (b"GET", b"draw"): Operation("GET", f"{template}/draw", "draw"),
+            (b"POST", b"update"): self._single,
             (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", "update", self._update_batch),
         }
-        self._asking: list[Waiting] = []
+        self._turn: Turn | None = None  # while something waits for its end
+        self._asking: dict[str, Group] = {}
         self._reporting: deque[Waiting] = deque()
-        self._draws: dict[str, Draws] = {}
-        self._rewards: dict[str, Rewards] = {}
         self.stamp([])
 
     def stamp(self, first_headers: Sequence[Header]) -> None:
         """Every response from now on begins with these headers: once a second, when `date` moves on."""
         self._first_headers = first_headers
-        self._accepted, self._duplicate = (answer.on_the_wire(first_headers) for answer in (ACCEPTED, DUPLICATE))
+        self._counted = {is_new: answer.on_the_wire(first_headers) for is_new, answer in operations.COUNTED.items()}
+        self._draw_heads: dict[int, bytes] = {}  # by the length of the body
 
     # --- which requests --------------------------------------------------------------------------------------------
 
@@ -174,123 +174,116 @@ class ExpressLane:
             self.heads.admit(head, meaning, meaning.bearer.subject)
 
     def take(self, connection: Connection, plain: Plain, body: bytes) -> None:
-        """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as fast.
+        """Serve it at the end of this turn of the loop, with all that has come: one after another is twice as slow.
 
         Draws go first, and of rewards no more than a slice: who draws has a visitor waiting.
         """
-        if not self._asking and not self._reporting:
-            asyncio.get_running_loop().call_soon(self._serve)
-        waiting = self._asking if plain.operation.verb == "draw" else self._reporting
-        waiting.append((connection, plain, body, perf_counter()))
+        turn = self._turn or self._begin_turn()
+        if plain.bearer is not ANYONE:
+            try:
+                plain.bearer.admit(*turn)
+            except MultiarmError as error:
+                asyncio.get_running_loop().call_soon(self._refuse, connection, plain, turn, error)
+                return
+        if body:
+            self._reporting.append((connection, plain, body, turn))
+            return
+        group = self._asking.get(plain.experiment_id)
+        if group is None:
+            group = self._asking[plain.experiment_id] = Group(plain, turn, [])
+        group.connections.append(connection)
+
+    def _begin_turn(self) -> Turn:
+        asyncio.get_running_loop().call_soon(self._serve)
+        self._turn = Turn(self._supervisor.clock(), perf_counter())
+        return self._turn
 
     def _serve(self) -> None:
-        now = self._supervisor.clock()
-        asking, self._asking = self._asking, []
+        asking, self._asking, self._turn = self._asking, {}, None
         reporting = [self._reporting.popleft() for _ in range(min(len(self._reporting), SLICE_REQUESTS))]
         if self._reporting:
-            asyncio.get_running_loop().call_soon(self._serve)
-        if asking:
-            turn = self._serve_each(asking, now)
-            self._answer_draws(turn)
+            self._begin_turn()
+        for group in asking.values():
+            self._draw(group)
         if reporting:
-            turn = self._serve_each(reporting, now)
-            self._submit_rewards(turn)
-
-    def _serve_each(self, requests: Sequence[Waiting], now: float) -> Turn:
-        turn = Turn(now, requests[0][3])
-        for connection, plain, body, _ in requests:
-            try:
-                if plain.bearer is not ANYONE:
-                    plain.bearer.admit(turn.now, turn.came_at)
-                plain.operation.serve(connection, plain, body, turn)
-            except MultiarmError as error:
-                self._refuse(connection, plain, turn, error)
-            except Exception:
-                self._fail(connection, plain)
-        return turn
+            self._count(reporting)
 
     # --- draws -------------------------------------------------------------------------------------------------------
 
-    def _draw(self, connection: Connection, plain: Plain, _body: bytes, _turn: Turn) -> None:
-        draws = self._draws.get(plain.experiment_id)
-        if draws is None:
-            draws = self._draws[plain.experiment_id] = Draws(plain, [])
-        draws.connections.append(connection)
+    def _draw(self, group: Group) -> None:
+        count = len(group.connections)
+        drawn: Sequence[tuple[Share, bytes] | Exception]
+        try:
+            decisions = self._supervisor.draw_many(group.plain.experiment_id, count, group.turn.now)
+            drawn = list(zip(decisions.shares, decisions.tokens, strict=True))
+        except Exception as error:
+            drawn = [error] * count
+        self._answer_each(group, drawn, self._drawn, lambda drawn: operations.drawn(*drawn))
 
-    def _answer_draws(self, turn: Turn) -> None:
-        draws, self._draws = self._draws, {}
-        for plain, connections in draws.values():
-            decisions: Sequence[Decision | Exception]
-            try:
-                decisions = self._supervisor.draw_many(plain.experiment_id, len(connections), turn.now)
-            except Exception as error:
-                decisions = [error] * len(connections)
-            self._answer_each(plain, turn, connections, decisions, self._answer_draw)
+    def _drawn(self, drawn: tuple[Share, bytes]) -> bytes:
+        """The answer's bytes, of parts that are ready: with many arms whole answers would crowd the cache."""
+        share, token = drawn
+        length, before, after = share.rendered or self._render(share, token)
+        head = self._draw_heads.get(length)
+        if head is None:
+            answer = operations.drawn(share, token)
+            head = self._draw_heads[length] = answer.on_the_wire(self._first_headers)[:-length]
+        return head + before + token + after
 
-    def _answer_draw(self, connection: Connection, decision: Decision) -> Tag | None:
-        rendered = decision.share.rendered
-        if rendered is None or rendered[0] is not self._first_headers:
-            rendered = self._render(decision)
-        if connection.apart:
-            return connection.reply(operations.drawn(decision))
-        connection.send(rendered[1] + decision.token + rendered[2])
-        return None
-
-    def _render(self, decision: Decision) -> tuple[Sequence[Header], bytes, bytes]:
-        """What comes before and after the decision_id, all that changes from draw to draw within a second."""
-        before, after = operations.drawn(decision).on_the_wire(self._first_headers).split(decision.token, 1)
-        decision.share.rendered = rendered = self._first_headers, before, after
+    def _render(self, share: Share, token: bytes) -> tuple[int, bytes, bytes]:
+        """How long the body of its answers is, and what comes before and after the decision_id."""
+        body = operations.drawn(share, token).body
+        before, after = body.split(token, 1)
+        share.rendered = rendered = len(body), before, after
         return rendered
 
     # --- rewards -----------------------------------------------------------------------------------------------------
 
-    def _update(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
-        supervisor, experiment_id = self._supervisor, plain.experiment_id
-        if supervisor.in_doubt:  # then it takes more than one step
-            self._serve_later(connection, plain, turn, operations.update(supervisor, experiment_id, body, plain.bearer))
-            return
-        try:
-            rewards = self._rewards.get(experiment_id)
-            experiment = supervisor.experiment(experiment_id) if rewards is None else rewards.experiment
-            increment = supervisor.credit(experiment, operations.decode_update(body), turn.now)
-        except Exception as error:
-            self._reply(connection, plain, turn, failed(connection, plain, error))
-            return
-        if rewards is None:
-            rewards = self._rewards[experiment_id] = Rewards(plain, experiment, [], [])
-        rewards.increments.append(increment)
-        rewards.connections.append(connection)
+    def _count(self, reporting: Sequence[Waiting]) -> None:
+        """Single rewards of one turn go to the store together, and come back together."""
+        supervisor, turn = self._supervisor, reporting[0][3]
+        together = None if supervisor.in_doubt else self._single  # what takes no more than one step
+        rewards_of: dict[str, Rewards] = {}
+        for connection, plain, body, _ in reporting:
+            if plain.operation is not together:
+                self._serve_later(connection, plain, turn, body)
+                continue
+            rewards = rewards_of.get(plain.experiment_id)
+            try:
+                if rewards is None:
+                    experiment = supervisor.experiment(plain.experiment_id)
+                    rewards = rewards_of[plain.experiment_id] = Rewards(Group(plain, turn, []), experiment, [])
+                increment = supervisor.credit(rewards.experiment, operations.decode_update(body), turn.now)
+            except Exception as error:
+                self._reply(connection, plain, turn, failed(connection, plain, error))
+                continue
+            rewards.increments.append(increment)
+            rewards.group.connections.append(connection)
+        for rewards in rewards_of.values():
+            supervisor.submit(
+                rewards.experiment, rewards.increments, turn.now, partial(self._answer_updates, rewards.group)
+            )
 
-    def _submit_rewards(self, turn: Turn) -> None:
-        """Those of one turn go to the store together, and come back together."""
-        rewards_of_all, self._rewards = self._rewards, {}
-        for rewards in rewards_of_all.values():
-            reply = partial(self._answer_updates, rewards, turn)
-            self._supervisor.submit(rewards.experiment, rewards.increments, turn.now, reply)
+    def _answer_updates(self, group: Group, start: int, outcomes: Sequence[bool | Exception]) -> None:
+        part = group._replace(connections=group.connections[start : start + len(outcomes)])
+        self._answer_each(part, outcomes, self._counted.__getitem__, operations.COUNTED.__getitem__)
 
-    def _answer_updates(self, rewards: Rewards, turn: Turn, start: int, outcomes: Sequence[bool | Exception]) -> None:
-        connections = rewards.connections[start : start + len(outcomes)]
-        self._answer_each(rewards.plain, turn, connections, outcomes, self._answer_update)
+    async def _update(self, plain: Plain, body: bytes) -> Answer:
+        return await operations.update(self._supervisor, plain.experiment_id, body, plain.bearer)
 
-    def _answer_update(self, connection: Connection, is_new: bool) -> Tag | None:
-        if connection.apart:
-            return connection.reply(ACCEPTED if is_new else DUPLICATE)
-        connection.send(self._accepted if is_new else self._duplicate)
-        return None
-
-    def _update_batch(self, connection: Connection, plain: Plain, body: bytes, turn: Turn) -> None:
+    async def _update_batch(self, plain: Plain, body: bytes) -> Answer:
         limit = self._settings.batch_limit_updates
-        batch = operations.update_batch(self._supervisor, plain.experiment_id, body, limit, plain.bearer)
-        self._serve_later(connection, plain, turn, batch)
+        return await operations.update_batch(self._supervisor, plain.experiment_id, body, limit, plain.bearer)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
-    def _serve_later(self, connection: Connection, plain: Plain, turn: Turn, work: Coroutine[Any, Any, Answer]) -> None:
-        """Answer when `work` is done; uvicorn cancels it where stopping takes too long."""
+    def _serve_later(self, connection: Connection, plain: Plain, turn: Turn, body: bytes) -> None:
+        """Answer by itself, when that can be done; uvicorn cancels it where stopping takes too long."""
 
         async def run() -> None:
+            assert plain.operation.alone is not None
             try:
-                answer = await work
+                answer = await plain.operation.alone(plain, body)
             except asyncio.CancelledError:
                 answer = problem(STOPPED)
             except Exception as error:
@@ -315,17 +308,18 @@ class ExpressLane:
 
     def _answer_each(
         self,
-        plain: Plain,
-        turn: Turn,
-        connections: Sequence[Connection],
+        group: Group,
         outcomes: Sequence[T | Exception],
-        answer: Callable[[Connection, T], Tag | None],
+        ready: Callable[[T], bytes],
+        answer: Callable[[T], Answer],
     ) -> None:
         """What fails for one must not keep the others from their answers. Of many, those beyond a slice come later."""
+        plain, turn, connections = group
         if len(connections) > SLICE_REQUESTS:
-            rest = connections[SLICE_REQUESTS:], outcomes[SLICE_REQUESTS:]
-            asyncio.get_running_loop().call_soon(partial(self._answer_each, plain, turn, *rest, answer))
-        untagged_count = 0
+            rest = group._replace(connections=connections[SLICE_REQUESTS:])
+            later = partial(self._answer_each, rest, outcomes[SLICE_REQUESTS:], ready, answer)
+            asyncio.get_running_loop().call_soon(later)
+        sent_count = 0
         refusal, reason = None, None
         for connection, outcome in zip(connections[:SLICE_REQUESTS], outcomes[:SLICE_REQUESTS], strict=True):
             try:
@@ -333,14 +327,15 @@ class ExpressLane:
                     if refusal is None or outcome is not reason:
                         refusal, reason = failed(connection, plain, outcome), outcome
                     self._reply(connection, plain, turn, refusal)
-                elif (tag := answer(connection, outcome)) is None:
-                    untagged_count += 1
+                elif connection.apart:
+                    self._reply(connection, plain, turn, answer(outcome))
                 else:
-                    self._note(plain, 200, turn, tag=tag)
+                    connection.send(ready(outcome))
+                    sent_count += 1
             except Exception:
                 self._fail(connection, plain)
-        if untagged_count:
-            self._note(plain, 200, turn, untagged_count)
+        if sent_count:
+            self._note(plain, 200, turn, sent_count)
 
     def _fail(self, connection: Connection, plain: Plain) -> None:
         log.exception("answer_failed", route=plain.operation.route, **(connection.tag.fields if connection.tag else {}))
@@ -351,7 +346,7 @@ class ExpressLane:
         method, route = plain.operation.method, plain.operation.route
         duration_s = perf_counter() - turn.came_at
         run = RequestRun(turn.now, method, route, status, duration_s, plain.experiment_id, count)
-        self._record(run if tag is None else run._replace(request_id=tag.request_id, trace_id=tag.trace_id))
+        self._gate.record(run if tag is None else run._replace(request_id=tag.request_id, trace_id=tag.trace_id))
 
 
 def failed(connection: Connection, plain: Plain, error: BaseException) -> Answer:

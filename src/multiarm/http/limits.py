@@ -104,6 +104,10 @@ class LargeBody:
             self._amount.take(size_bytes - self._held_bytes, self.owner)
             self._held_bytes = size_bytes
 
+    @property
+    def is_held(self) -> bool:
+        return self._held_bytes > 0
+
     def release(self) -> None:
         if self._held_bytes:
             self._amount.give_back(self._held_bytes, self.owner)

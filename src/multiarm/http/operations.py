@@ -3,8 +3,8 @@
 import msgspec
 
 from multiarm.auth.bearer import Bearer
+from multiarm.domain.allocation import Share
 from multiarm.domain.errors import DecisionOfAnother, InvalidField
-from multiarm.domain.records import Decision
 from multiarm.domain.spec import Update
 from multiarm.http import views
 from multiarm.http.answers import NO_STORE, Answer, json_answer
@@ -14,13 +14,14 @@ from multiarm.service.supervisor import Supervisor
 
 ACCEPTED = json_answer(views.Counted(1, 0))
 DUPLICATE = json_answer(views.Counted(0, 1))
+COUNTED = {True: ACCEPTED, False: DUPLICATE}
 
 _update_decoder = msgspec.json.Decoder(Update)
 
 
-def drawn(decision: Decision) -> Answer:
-    arm = decision.arm
-    return json_answer(views.Draw(arm.arm_id, decision.propensity, decision.decision_id, arm.payload), 200, NO_STORE)
+def drawn(share: Share, token: bytes) -> Answer:
+    arm = share.arm
+    return json_answer(views.Draw(arm.arm_id, share.propensity, token.decode(), arm.payload), 200, NO_STORE)
 
 
 def decode_update(body: bytes) -> Update:

@@ -30,6 +30,7 @@ from multiarm.http.transport import Flow, JoinedWrites
 from multiarm.service.accountant import RequestRun
 
 UNKNOWN_METHOD = "?"
+OF_GET = ord("G")
 
 # The parser would leave HTTP behind after `Upgrade`, and the body with it; a header of another name it passes on.
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
@@ -147,9 +148,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.at_rest:
-            cut = len(data)
-            plain = self._known.get(data) if cut <= LARGEST_HEAD_BYTES else None
-            if plain is None:
+            if data[0] == OF_GET:  # plain ones have no body
+                cut = len(data)
+                plain = self._known.get(data) if cut <= LARGEST_HEAD_BYTES else None
+            else:
                 cut = data.find(END_OF_HEAD) + 4
                 plain = self._known.get(data[:cut])
             if (
@@ -257,7 +259,7 @@ class Protocol(HttpToolsProtocol):
         if plain is not None and self._lane is not None:
             self._lane.admit(self._head, plain, self.headers)
             self._owed = True
-            self.apart = self.ending or self.tag is not None
+            self.apart = self.ending or self.tag is not None or self._large_body.is_held
             self._lane.take(self, plain, b"".join(self._parts))
             self._parts.clear()
         elif not self._refused:
@@ -279,6 +281,7 @@ class Protocol(HttpToolsProtocol):
             self._answered()
 
     def reply(self, answer: Answer) -> Tag | None:
+        self._large_body.release()
         tag, data = self._written(answer, close=self.ending and not self._rest)
         self.tag, self.apart = None, self.ending
         self.send(data)
@@ -293,7 +296,6 @@ class Protocol(HttpToolsProtocol):
         return tag, answer.on_the_wire(first_headers, close=close)
 
     def _answered(self) -> None:
-        self._large_body.release()
         self._owed = False
         self.served = True
         if self._rest or self._framing.left or self.ending or self.flow.write_paused:

@@ -231,7 +231,8 @@ async def disable_arm(call: Call) -> Answer:
 )
 async def draw(call: Call) -> Answer:
     """Choose an arm. Send the decision_id back with the reward; the propensity is exact."""
-    return operations.drawn(call.supervisor.draw(call.experiment_id))
+    decision = call.supervisor.draw(call.experiment_id)
+    return operations.drawn(decision.share, decision.token)
 
 
 @endpoint(

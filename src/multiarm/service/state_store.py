@@ -18,6 +18,7 @@ from multiarm.domain.evidence import Row
 from multiarm.service.mailbox import Mailbox
 from multiarm.service.tally import Histogram
 from multiarm.storage.engine import is_lost, transact
+from multiarm.storage.evidence import KnownRows
 from multiarm.storage.experiments import beat
 from multiarm.storage.rewards import GroupResult, Outcome, UpdateRequest, commit_updates
 
@@ -76,6 +77,7 @@ class StateStore:
         self.commit_durations_s = Histogram(COMMIT_BOUNDS_S)
         self.commit_sizes = Histogram(COMMIT_BOUNDS_UPDATES)
         self._connection: Connection | None = None
+        self._known = KnownRows()
         self._thread = threading.Thread(target=self._run, name="state-store", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_rows: Callable[[ShownRows], None]) -> None:
@@ -179,6 +181,7 @@ class StateStore:
 
     def _work(self, message: Message) -> None:
         assert isinstance(message, WorkMessage)
+        self._known.forget()
         try:
             result = transact(self._connected(), message.work)
         except Exception as error:
@@ -187,11 +190,12 @@ class StateStore:
 
     def _commit_group(self, messages: Sequence[UpdateMessage]) -> None:
         requests = [message.request for message in messages]
-        work = partial(commit_updates, node=self.node, requests=requests, now=self._clock())
+        work = partial(commit_updates, node=self.node, requests=requests, now=self._clock(), known=self._known)
         began_at = time.monotonic()
         try:
             result = transact(self._connected(), work, raw=True)
         except Exception as error:
+            self._known.forget()
             if is_lost(error):
                 result = GroupResult([self._explained(error)] * len(requests), {})
             else:

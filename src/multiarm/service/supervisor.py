@@ -14,7 +14,7 @@ from functools import partial
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import ExperimentNotFound, ExperimentRestarting, MultiarmError
 from multiarm.domain.experiment import Experiment
-from multiarm.domain.records import AuditEntry, Decision, ExperimentState
+from multiarm.domain.records import AuditEntry, Decision, Decisions, ExperimentState
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.service.accountant import Accountant
 from multiarm.service.administration import Administration
@@ -83,7 +83,7 @@ class Supervisor(Administration, Rewards):
         """Answer a draw from memory: no lock, no await, no disk."""
         return self.draw_many(experiment_id, 1, self.clock())[0]
 
-    def draw_many(self, experiment_id: str, count: int, now: float) -> list[Decision]:
+    def draw_many(self, experiment_id: str, count: int, now: float) -> Decisions:
         """The same for `count` callers at once; all of them, or none."""
         experiment = self.experiments.get(experiment_id) or self.experiment(experiment_id)
         if experiment.state.uid in self.health.known:

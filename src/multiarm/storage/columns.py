@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from multiarm.domain.decision import CLAIMS
-from multiarm.domain.records import Decision, Increment
+from multiarm.domain.records import Decisions, Increment
 
 Table: TypeAlias = Literal["decisions", "rewards", "requests"]
 
@@ -19,14 +19,14 @@ class DecisionRun(NamedTuple):
     """Draws of one experiment: as many rows."""
 
     experiment_id: str
-    decisions: Sequence[Decision]
+    decisions: Decisions
 
     @property
     def row_count(self) -> int:
         return len(self.decisions)
 
     def part(self, start: int, stop: int) -> Self:
-        return self._replace(decisions=self.decisions[start:stop])
+        return self._replace(decisions=self.decisions.part(start, stop))
 
 
 class RewardRun(NamedTuple):
@@ -153,20 +153,20 @@ def batches(table: Table, runs: Sequence[Run]) -> Iterator[pa.RecordBatch]:
 
 def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
     """The draws are many: their claims are unpacked all at once."""
-    decisions = [decision for run in runs for decision in run.decisions]
-    claims = [decision.claims for decision in decisions]
-    if set(map(len, claims)) != {CLAIMS.itemsize}:
-        raise ValueError("these are no claims of a decision")
-    packed = np.frombuffer(b"".join(claims), CLAIMS)
+    experiment_ids, decisions = zip(*runs, strict=True)
+    packed = np.frombuffer(b"".join([many.claims for many in decisions]), CLAIMS)
+    shares = [share for many in decisions for share in many.shares]
+    below = np.array([share.random_below for share in shares], np.float64)
+    us = np.fromiter(chain.from_iterable(many.us for many in decisions), np.float64)
     return (
         packed["time"],
-        _repeated([run.experiment_id for run in runs], [run.row_count for run in runs]),
+        _repeated(experiment_ids, [len(many) for many in decisions]),
         packed["uid"].astype(np.int64),
         packed["epoch"].astype(np.int32),
-        [decision.share.arm.arm_id for decision in decisions],
+        [share.arm.arm_id for share in shares],
         packed["arm_number"].astype(np.int32),
         packed["propensity"].astype(np.float64),
-        [decision.random for decision in decisions],
+        us < below,
         _hex(packed["unique"]),
     )
 

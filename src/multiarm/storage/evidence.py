@@ -1,6 +1,6 @@
 """This node's evidence rows: read and written as a group, in driver SQL, because every commit pays for it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from functools import cache
 from itertools import chain
 from typing import NamedTuple, TypeVar
@@ -20,6 +20,7 @@ PAIRS_PER_QUERY = 400
 ROWS_PER_UPSERT = 104
 SMALL_CHUNK = 16
 CHUNK_STEP = 8
+KNOWN_LIMIT_ARMS = 20_000  # some 10 MB
 
 # another node must not reset or purge the experiment meanwhile; on SQLite there is one writer at a time
 SHARED_LOCK = " FOR SHARE OF experiment"
@@ -34,6 +35,41 @@ class ArmRow(NamedTuple):
     epoch: int
     row: Row
     deleted: bool
+
+
+class KnownRows:
+    """This node's rows as its last group left them, so that the next need not read them again.
+
+    On SQLite alone: elsewhere, reading them locks the experiment against other nodes. `forget` after a transaction of
+    another kind on this connection, and after one that failed; those of other connections are noticed.
+    """
+
+    def __init__(self) -> None:
+        self._arms: dict[ArmKey, ArmRow] = {}
+        self._version: int | None = None
+
+    def read(self, driver: Driver, node: int, keys: Set[ArmKey]) -> dict[ArmKey, ArmRow]:
+        """As `read_rows` does."""
+        if driver.mark != "?":
+            return read_rows(driver, node, keys)
+        (version,) = driver.cursor.execute("PRAGMA data_version").fetchone()
+        if version != self._version or len(self._arms) > KNOWN_LIMIT_ARMS:
+            self.forget()
+            self._version = version
+        unknown = keys - self._arms.keys()
+        if unknown:
+            self._arms |= read_rows(driver, node, unknown)
+        return {key: self._arms[key] for key in keys if key in self._arms}
+
+    def keep(self, rows: Mapping[ArmKey, Row]) -> None:
+        """What this transaction writes."""
+        for key, row in rows.items():
+            if key in self._arms:
+                epoch, _, deleted = self._arms[key]
+                self._arms[key] = ArmRow(epoch, row, deleted)
+
+    def forget(self) -> None:
+        self._arms.clear()
 
 
 def read_rows(driver: Driver, node: int, keys: Collection[ArmKey]) -> dict[ArmKey, ArmRow]:

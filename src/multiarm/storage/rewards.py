@@ -14,7 +14,7 @@ from multiarm.domain.evidence import Row
 from multiarm.domain.policies import Policy
 from multiarm.domain.records import Increment
 from multiarm.storage.engine import Driver
-from multiarm.storage.evidence import ArmKey, ArmRow, read_rows, write_rows
+from multiarm.storage.evidence import ArmKey, ArmRow, KnownRows, read_rows, write_rows
 from multiarm.storage.reward_rows import (
     KeyedRow,
     MeasuredKeyedRow,
@@ -50,11 +50,17 @@ class GroupResult(NamedTuple):
     rows: dict[int, tuple[int, dict[int, Row]]]
 
 
-def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateRequest], now: float) -> GroupResult:
-    """Count what is new in `requests`; InvalidReward where a sum would not stay finite: commit nothing then."""
+def commit_updates(
+    connection: Connection, node: int, requests: Sequence[UpdateRequest], now: float, known: KnownRows | None = None
+) -> GroupResult:
+    """Count what is new in `requests`; InvalidReward where a sum would not stay finite: commit nothing then.
+
+    known: what the connection's last group left; None: nothing is known.
+    """
+    known = known or KnownRows()
     keys = {(r.uid, number) for r in requests for number in {increment.arm.number for increment in r.increments}}
     with Driver(connection) as driver:
-        arms = read_rows(driver, node, keys)
+        arms = known.read(driver, node, keys)
         refusals = refused(requests, arms)
         fresh = requests
         if any(refusals):
@@ -62,6 +68,7 @@ def commit_updates(connection: Connection, node: int, requests: Sequence[UpdateR
         news = insert_rewards(driver, node, fresh)
         rows = added_up(fresh, news, arms)
         write_rows(driver, node, rows, arms, now)
+        known.keep(rows)
     shown: dict[int, tuple[int, dict[int, Row]]] = {}
     for (uid, number), row in rows.items():
         shown.setdefault(uid, (arms[uid, number].epoch, {}))[1][number] = row
