@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from multiarm.domain.errors import CommitUnknown, ExperimentNotFound, StoreUnavailable
+from multiarm.domain.experiment import Experiment
 from multiarm.domain.spec import ArmSpec, Update
 from multiarm.service.batch import BatchFaults
 from postgres import Service, run_service
@@ -192,5 +193,43 @@ class TestUnknownCommit:
                 await service.supervisor.delete("button")
             await service.create("button")
             assert service.supervisor.draw("button").arm.arm_id in {"red", "green"}
+
+        run_service(tmp_path, story)
+
+
+class TestDoubts:
+    def test_those_that_arise_while_another_is_settled_are_settled_too_and_nobody_spins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            supervisor, uid = service.supervisor, service.state().uid
+            reload, settle_doubts = supervisor.reload, supervisor.settle_doubts
+            reloads, rounds = [], []
+            waiting: list[asyncio.Task[bool]] = []
+
+            async def update() -> bool:
+                return await supervisor.update("button", Update(1.0, arm_id="red"))
+
+            async def reload_amid_doubts(experiment: Experiment) -> bool:
+                found = await reload(experiment)
+                reloads.append(experiment)
+                if len(reloads) < 3:
+                    supervisor.doubt(uid)
+                    waiting.append(asyncio.create_task(update()))  # before anyone hears that this has ended
+                return found
+
+            async def settle_doubts_counted() -> None:
+                rounds.append(uid)
+                assert len(rounds) < 100, "the loop is kept from everyone else"
+                await settle_doubts()
+
+            monkeypatch.setattr(supervisor, "reload", reload_amid_doubts)
+            monkeypatch.setattr(supervisor, "settle_doubts", settle_doubts_counted)
+            supervisor.doubt(uid)
+            assert await update()
+            assert await asyncio.gather(*waiting) == [True, True]
+            assert len(reloads) == 3
+            assert not supervisor.in_doubt
 
         run_service(tmp_path, story)

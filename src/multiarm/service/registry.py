@@ -143,9 +143,15 @@ class Registry(ABC):
         """Many wait for the same: it is loaded once for all of them."""
         reload = self._reloads.get(uid)
         if reload is None:
-            reload = self._reloads[uid] = asyncio.create_task(self.reload(self.by_uid[uid]))
-            reload.add_done_callback(lambda _: self._reloads.pop(uid))
+            reload = self._reloads[uid] = asyncio.create_task(self._reload_once(uid))
         await asyncio.shield(reload)
+
+    async def _reload_once(self, uid: int) -> bool:
+        """What is done is not there any more: whoever waited on it again would keep the loop for himself."""
+        try:
+            return await self.reload(self.by_uid[uid])
+        finally:
+            del self._reloads[uid]
 
     def _settle(self, uid: int, number: int) -> None:
         """The store has answered what was asked under that number."""
