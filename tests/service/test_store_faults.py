@@ -197,6 +197,20 @@ class TestUnknownCommit:
         run_service(tmp_path, story)
 
 
+def test_the_log_says_once_a_minute_what_the_database_said(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        await service.create()
+        with capture_logs() as logs, closing(sqlite3.connect(tmp_path / "multiarm.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable):
+                    await service.supervisor.update("button", Update(1.0, arm_id="red"))
+        [said] = [entry for entry in logs if entry["event"] == "database_failed"]
+        assert "database is locked" in said["error"]
+
+    run_service(tmp_path, story, database_timeout_s=0.1)
+
+
 class TestDoubts:
     def test_those_that_arise_while_another_is_settled_are_settled_too_and_nobody_spins(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

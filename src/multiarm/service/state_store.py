@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 GATHER_LIMIT_S = 0.002
 LARGE_GROUP_UPDATES = 256
+REPORT_INTERVAL_S = 60.0
 COMMIT_BOUNDS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 COMMIT_BOUNDS_UPDATES = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
 
@@ -78,6 +79,8 @@ class StateStore:
         self.commit_sizes = Histogram(COMMIT_BOUNDS_UPDATES)
         self._connection: Connection | None = None
         self._known = KnownRows()
+        self._failure_count = 0
+        self._report_at = 0.0
         self._thread = threading.Thread(target=self._run, name="state-store", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_rows: Callable[[ShownRows], None]) -> None:
@@ -246,11 +249,19 @@ class StateStore:
         """The error for the caller; a connection that may be broken is given up."""
         if not is_lost(error):
             return error
-        log.error("database_failed", error=repr(error))
+        self._report(error)
         self._give_up_connection()
         if isinstance(error, CommitUnknown):
             return error
         return StoreUnavailable("The database does not answer; nothing was changed. Try again in a moment.")
+
+    def _report(self, error: Exception) -> None:
+        """Once a minute: a full disk fails every request, and the log may lie on the same disk."""
+        self._failure_count += 1
+        if time.monotonic() >= self._report_at:
+            self._report_at = time.monotonic() + REPORT_INTERVAL_S
+            log.error("database_failed", error=repr(error.__cause__ or error), failure_count=self._failure_count)
+            self._failure_count = 0
 
     def _give_up_connection(self) -> None:
         connection, self._connection = self._connection, None
