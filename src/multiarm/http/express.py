@@ -255,7 +255,7 @@ class ExpressLane:
                     rewards = rewards_of[plain.experiment_id] = Rewards(Group(plain, turn, []), experiment, [])
                 increment = supervisor.credit(rewards.experiment, operations.decode_update(body), turn.now)
             except Exception as error:
-                self._reply(connection, plain, turn, failed(connection, plain, error))
+                self._tell(connection, plain, turn, error)
                 continue
             rewards.increments.append(increment)
             rewards.group.connections.append(connection)
@@ -336,6 +336,12 @@ class ExpressLane:
                 self._fail(connection, plain)
         if sent_count:
             self._note(plain, 200, turn, sent_count)
+
+    def _tell(self, connection: Connection, plain: Plain, turn: Turn, error: Exception) -> None:
+        try:
+            self._reply(connection, plain, turn, failed(connection, plain, error))
+        except Exception:
+            self._fail(connection, plain)
 
     def _fail(self, connection: Connection, plain: Plain) -> None:
         log.exception("answer_failed", route=plain.operation.route, **(connection.tag.fields if connection.tag else {}))
