@@ -57,8 +57,10 @@ class Gate:
         self._requests = Amount(settings.request_limit, "request_limit", settings.subject_share)
         self._templates: dict[str, str] = {}
 
-    def record(self, run: RequestRun) -> None:
-        """For the ledger and the metrics."""
+    def record(self, run: RequestRun, tag: Tag | None = None) -> None:
+        """For the ledger and the metrics. tag: what a request is called that has been told so."""
+        if tag is not None:
+            run = run._replace(request_id=tag.request_id, trace_id=tag.trace_id)
         self.services.meter.note(run)
         self._accountant.record_requests(run)
 
@@ -94,9 +96,9 @@ class Gate:
             duration_s = time.perf_counter() - start
             named = scope.get("path_params", {}).get("experiment_id", "")
             experiment_id = named if IS_ID.match(named) else None
-            request_id = tag.request_id if self._is_told(tag, scope, status) else None
-            run = RequestRun(now, scope["method"], self._route(scope), status, duration_s, experiment_id)
-            self.record(run._replace(request_id=request_id, trace_id=tag.trace_id))
+            route = self._route(scope)
+            run = RequestRun(now, scope["method"], route, status, duration_s, experiment_id, trace_id=tag.trace_id)
+            self.record(run, tag if self._is_told(tag, scope, status) else None)
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:

@@ -12,9 +12,7 @@ from multiarm.http.bodies import decode, decode_batch
 from multiarm.service.batch import BatchFaults
 from multiarm.service.supervisor import Supervisor
 
-ACCEPTED = json_answer(views.Counted(1, 0))
-DUPLICATE = json_answer(views.Counted(0, 1))
-COUNTED = {True: ACCEPTED, False: DUPLICATE}
+COUNTED = {True: json_answer(views.Counted(1, 0)), False: json_answer(views.Counted(0, 1))}  # by whether it was new
 
 _update_decoder = msgspec.json.Decoder(Update)
 
@@ -34,7 +32,7 @@ def decode_update(body: bytes) -> Update:
 async def update(supervisor: Supervisor, experiment_id: str, body: bytes, bearer: Bearer) -> Answer:
     supervisor.experiment(experiment_id)
     try:
-        return ACCEPTED if await supervisor.update(experiment_id, decode_update(body)) else DUPLICATE
+        return COUNTED[await supervisor.update(experiment_id, decode_update(body))]
     except DecisionOfAnother as error:
         raise bearer.told(error) from None
 

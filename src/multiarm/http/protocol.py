@@ -332,8 +332,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         else:
-            run = RequestRun(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0)
-            gate.record(run if tag is None else run._replace(request_id=tag.request_id, trace_id=tag.trace_id))
+            gate.record(RequestRun(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0), tag)
         if not (self._in_app and self.cycle.response_started):
             self.wire.write(data)
         if self.wire.can_write_eof():

@@ -122,8 +122,7 @@ def _write_parquet(path: Path, stream: "_Stream") -> Iterator[None]:
         for group in stream.row_groups():
             writer.write_table(group)
             yield
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    sync(path)
 
 
 class _Stream:
