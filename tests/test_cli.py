@@ -203,6 +203,13 @@ class TestCheck:
         assert done.returncode == 1
         assert "1 of 2 arms do not balance" in done.stdout
 
+    def test_snapshots_that_cannot_be_read_are_named(self, run: Callable[..., Done], copied: Path) -> None:
+        change(copied, "UPDATE snapshot SET arms = '[' WHERE number = 1")
+        done = run("check", copied)
+        assert done.returncode == 1
+        assert "the books balance" in done.stdout
+        assert "Snapshots that cannot be read: 1 of 'button'." in " ".join(done.stdout.split())
+
     def test_a_damaged_database(self, run: Callable[..., Done], copied: Path) -> None:
         database = copied / "multiarm.db"
         data = bytearray(database.read_bytes())

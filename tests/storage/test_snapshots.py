@@ -17,12 +17,14 @@ from multiarm.domain.policies import EXP3, UCB1, VDBE, AnyPolicy, Thompson, Thom
 from multiarm.domain.records import ExperimentState
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import ArmSpec
-from multiarm.service.history import point_of
-from multiarm.storage import experiments
+from multiarm.service.history import point_of, points_of
+from multiarm.storage import experiments, schema
+from multiarm.storage.check import unreadable_snapshots
+from multiarm.storage.experiments import Unreadable
 from multiarm.storage.policy_change import change_policy
 from multiarm.storage.restoring import Restored, restore
 from multiarm.storage.retention import deleted_experiments, prune, purge
-from multiarm.storage.schema import evidence, snapshot
+from multiarm.storage.schema import evidence, experiment, snapshot
 from multiarm.storage.snapshots import (
     DAILY,
     FINE,
@@ -61,6 +63,10 @@ def act(database: Database, state: ExperimentState, reason: Reason = "disable", 
 
 def taken(database: Database) -> list[Any]:
     return database.run(lambda c: list(c.execute(sa.select(snapshot).order_by(snapshot.c.number))))
+
+
+def damage(database: Database, number: int, column: str) -> None:
+    database.run(lambda c: c.execute(sa.update(snapshot).where(snapshot.c.number == number).values({column: "["})))
 
 
 def arms_in(row: Any) -> dict[int, ArmRecord]:
@@ -164,6 +170,36 @@ class TestTaking:
         database.run(lambda c: c.execute(sa.update(evidence).values(sums="[")))
         act(database, state)
         assert not taken(database)
+
+    @pytest.mark.parametrize("column", ["arms", "policy"])
+    def test_one_that_cannot_be_read_is_followed_by_another(self, database: Database, column: str) -> None:
+        """And keeps no other experiment from its own."""
+        state, other = database.create(), database.create("other")
+        outlooks = {one.uid: Outlook() for one in (state, other)}
+        assert database.run(partial(take_many, outlooks=outlooks, now=NOON)) == 2
+        [number] = [row.number for row in taken(database) if row.experiment == state.uid]
+        damage(database, number, column)
+        database.commit(bundle(other, plain(other)))
+        assert database.run(partial(take_many, outlooks=outlooks, now=NOON + 60)) == 2
+        assert database.run(partial(take_many, outlooks=outlooks, now=NOON + 120)) == 0
+        numbers = [row.number for row in taken(database)]
+        points = points_of(database.run(partial(read, numbers=numbers)), state.spec)
+        assert {point.snapshot_id for point in points} == {*numbers} - ({number} if column == "arms" else set())
+        assert database.run(lambda c: len(list(unreadable_snapshots(c)))) == 1
+
+    @pytest.mark.parametrize("table", [evidence, schema.arm, experiment])
+    def test_an_experiment_that_cannot_be_read_keeps_no_other_from_its_own(
+        self, database: Database, table: sa.Table
+    ) -> None:
+        states = [database.create(name) for name in ("first", "second", "third")]
+        for state in states:
+            database.commit(bundle(state, plain(state)))
+        uid = states[1].uid
+        where = table.c.uid == uid if table is experiment else table.c.experiment == uid
+        text = {"evidence": "sums", "arm": "prior", "experiment": "spec"}[table.name]
+        database.run(lambda c: c.execute(sa.update(table).where(where).values({text: "["})))
+        assert database.run(partial(take_many, outlooks={one.uid: Outlook() for one in states}, now=NOON)) == 2
+        assert {row.experiment for row in taken(database)} == {states[0].uid, states[2].uid}
 
     def test_a_thousand_arms(self, database: Database) -> None:
         """Their size, which docs/history.md tells, and that it is a matter of milliseconds."""
@@ -306,6 +342,23 @@ class TestRestoring:
         assert back(database, state, at=NOON + 120.0, now=NOON + 500).taken_at == NOON + 120
         with pytest.raises(SnapshotNotFound):
             back(database, state, at=NOON - 1)
+
+    @pytest.mark.parametrize("column", ["arms", "policy"])
+    def test_one_that_cannot_be_read_is_passed_over_by_time_and_named_by_number(
+        self, database: Database, column: str
+    ) -> None:
+        state = database.create()
+        for minute in range(2):
+            act(database, state, now=NOON + 60 * minute)
+        older, newer = [row.number for row in taken(database)]
+        damage(database, newer, column)
+        with pytest.raises(Unreadable, match=f"snapshot {newer} cannot be read"):
+            back(database, state, newer)
+        assert (database.load(state).epoch, len(taken(database))) == (0, 2)
+        assert back(database, state, at=NOON + 60, now=NOON + 90).snapshot_id == older
+        damage(database, older, column)
+        with pytest.raises(Unreadable, match=f"snapshot {newer} cannot be read"):
+            back(database, state, at=NOON + 60)
 
     def test_those_of_others_and_none_are_not_found(self, database: Database) -> None:
         state, other = database.create(), database.create("other")
