@@ -234,6 +234,13 @@ class TestThinning:
         assert [kept for reason, kept in grades if reason == "interval"] == [DAILY, FINE, HOURLY, FINE, DAILY, FINE]
         assert [kept for reason, kept in grades if reason == "disable"] == [HOURLY]
 
+    def test_one_by_a_clock_that_was_ahead_makes_no_others_the_first_of_a_day(self, database: Database) -> None:
+        state = database.create()
+        for at in (0.0, 2 * DAY, 60.0, 7_200.0, 2 * DAY + 60.0, 3 * DAY):
+            database.commit(bundle(state, plain(state)))
+            look(database, state, NOON + at)
+        assert [row.grade for row in taken(database)] == [DAILY, DAILY, FINE, FINE, FINE, DAILY]
+
     def test_each_kind_goes_in_its_time_and_in_steps(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         state = database.create()
         for minute in range(0, 48 * 60, 10):
@@ -288,6 +295,14 @@ class TestChoosing:
         assert times[-1] == pytest.approx(99 * 60.0 + 149 / 150, abs=1e-6)
         gaps = [after - earlier for earlier, after in pairwise(times)]
         assert all(gap <= 2 * max(6_000 / max(points - 1, 1), 60) for gap in gaps)
+
+    def test_they_begin_with_the_first(self, database: Database) -> None:
+        state = database.create()
+        for minute in range(1, 10):
+            act(database, state, now=NOON + minute)
+        assert self.choose(database, state, 3) == [1, 5, 9]
+        assert self.choose(database, state, 5) == [1, 3, 5, 7, 9]
+        assert self.choose(database, state, 2) == [1, 9]
 
     def test_all_where_they_are_not_too_many(self, database: Database, state: ExperimentState) -> None:
         assert len(self.choose(database, state, 150)) == 150

@@ -204,10 +204,13 @@ def same(previous: sa.Row[tuple[object, ...]], epoch: int, policy: str, records:
 
 
 def grade(reason: Reason, now: float, previous_at: float | None) -> int:
-    """The first of a day and of an hour are kept longer than the others, and those of actions as long as the latter."""
-    if previous_at is None or now // DAY_S != previous_at // DAY_S:
+    """The first of a day and of an hour are kept longer than the others, and those of actions as long as the latter.
+
+    None is the first of its day, or hour, where the previous one is ahead of it: the clock was.
+    """
+    if previous_at is None or now // DAY_S > previous_at // DAY_S:
         return DAILY
-    return HOURLY if reason != "interval" or now // HOUR_S != previous_at // HOUR_S else FINE
+    return HOURLY if reason != "interval" or now // HOUR_S > previous_at // HOUR_S else FINE
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -219,14 +222,15 @@ def chosen(connection: Connection, uid: int, start: float, end: float, point_lim
     count, first, last = connection.execute(
         sa.select(sa.func.count(), sa.func.min(snapshot.c.taken_at), sa.func.max(snapshot.c.taken_at)).where(within)
     ).one()
-    query = sa.select(snapshot.c.number).where(within)
-    if count > point_limit:
-        # one of each of as many stretches of time; that of the last holds nothing else, and however the database rounds
-        # there are not more of them
-        scale = (point_limit - 1) / (last - first) if last > first else 0.0
-        stretch = sa.cast((snapshot.c.taken_at - first) * scale, sa.Integer)
-        query = sa.select(sa.func.max(snapshot.c.number)).where(within).group_by(stretch)
-    return sorted(connection.scalars(query))
+    numbers = sa.select(snapshot.c.number).where(within)
+    if count <= point_limit:
+        return sorted(connection.scalars(numbers))
+    newest = connection.scalars(numbers.order_by(snapshot.c.taken_at.desc(), snapshot.c.number.desc()).limit(1)).one()
+    # the first of each of as many stretches of time as may stand beside the last; rounding may make one more of them
+    scale = (point_limit - 1) / (last - first) if last > first else 0.0
+    stretch = sa.func.floor((snapshot.c.taken_at - first) * scale)
+    firsts = sa.select(sa.func.min(snapshot.c.number)).where(within, snapshot.c.taken_at < last).group_by(stretch)
+    return [*sorted(connection.scalars(firsts))[: point_limit - 1], newest]
 
 
 def read(connection: Connection, numbers: Sequence[int]) -> list[sa.Row[tuple[object, ...]]]:
