@@ -126,6 +126,7 @@ class TestOfARunningServer:
             report(client, "t", arm_id="a", reward=1, key="after")
         done = run_cli("restore", tmp_path / "b.db", "--data-dir", tmp_path / "new" / "home")
         assert (done.returncode, done.stderr) == (0, "")
+        assert "Tokens revoked since the backup are valid again" in done.stdout
         home = tmp_path / "new" / "home"
         assert home.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {0o600}
