@@ -195,7 +195,7 @@ class TestCheck:
             "UPDATE evidence SET pull_count = pull_count + 1 WHERE arm = 1",
             "UPDATE reward SET reward = reward + 0.001 WHERE number = 7",
             "DELETE FROM reward WHERE number = 3",
-            "UPDATE evidence SET sums = '[1.0,2.0]' WHERE arm = 1",
+            "UPDATE evidence SET sums = json_remove(sums, '$[2]') WHERE arm = 1",
             (
                 "INSERT INTO evidence (experiment, arm, node, epoch, sums, as_of, pull_count, draw_count, updated_at)"
                 " SELECT experiment, arm, 7, epoch, '[0.0]', as_of, 0, 0, updated_at FROM evidence WHERE arm = 1"
