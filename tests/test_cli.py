@@ -195,6 +195,15 @@ class TestCheck:
             "UPDATE evidence SET pull_count = pull_count + 1 WHERE arm = 1",
             "UPDATE reward SET reward = reward + 0.001 WHERE number = 7",
             "DELETE FROM reward WHERE number = 3",
+            "UPDATE evidence SET sums = json_remove(sums, '$[2]') WHERE arm = 1",
+            (
+                "INSERT INTO evidence (experiment, arm, node, epoch, sums, as_of, pull_count, draw_count, updated_at)"
+                " SELECT experiment, arm, 7, epoch, '[0.0]', as_of, 0, 0, updated_at FROM evidence WHERE arm = 1"
+            ),
+            (
+                "INSERT INTO baseline (experiment, arm, epoch, sums, magnitudes, as_of, pull_count)"
+                " SELECT experiment, arm, epoch, '[0.0]', '[0.0]', as_of, 0 FROM evidence WHERE arm = 1"
+            ),
         ],
     )
     def test_books_that_do_not_balance(self, run: Callable[..., Done], copied: Path, statement: str) -> None:
@@ -202,6 +211,13 @@ class TestCheck:
         done = run("check", copied)
         assert done.returncode == 1
         assert "1 of 2 arms do not balance" in done.stdout
+
+    def test_snapshots_that_cannot_be_read_are_named(self, run: Callable[..., Done], copied: Path) -> None:
+        change(copied, "UPDATE snapshot SET arms = '[' WHERE number = 1")
+        done = run("check", copied)
+        assert done.returncode == 1
+        assert "the books balance" in done.stdout
+        assert "Snapshots that cannot be read: 1 of 'button'." in " ".join(done.stdout.split())
 
     def test_a_damaged_database(self, run: Callable[..., Done], copied: Path) -> None:
         database = copied / "multiarm.db"

@@ -42,6 +42,7 @@ def restore(
     began_at = time.perf_counter()
     copied = restore_into(file, data_dir)
     say(f"Restored into {data_dir}", copied, time.perf_counter() - began_at)
+    say_line("Tokens revoked since the backup are valid again: revoke them again before it starts.")
     say_line(f"Start it with  multiarm serve --data-dir {data_dir}")
 
 

@@ -137,7 +137,7 @@ def check(directory: Annotated[Path, typer.Argument(help="A data directory that 
         )
     console.print(table)
     console.print(report.summary)
-    if not report.good:
+    if not report.good or report.unreadable:
         raise typer.Exit(1)
 
 

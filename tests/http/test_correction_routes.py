@@ -135,6 +135,16 @@ class TestRefused:
         for path in ("key/k", f"decision/{decision_id}"):
             assert_problem(put(client, experiment_id, path, 0), 410, "stale-epoch")
 
+    def test_what_a_restore_began_with_counts_and_can_no_longer_be_corrected(self, client: httpx.Client) -> None:
+        experiment_id = create(client, "a")
+        reward(client, experiment_id, arm_id="a", reward=1, key="k")
+        client.put(f"/v1/{experiment_id}/reset").raise_for_status()
+        client.put(f"/v1/{experiment_id}/restore", json={"at": time.time()}).raise_for_status()
+        problem = assert_problem(put(client, experiment_id, "key/k", 0), 410, "stale-epoch")
+        said = "The reward can no longer be corrected: it was counted before a reset or a restore."
+        assert problem["detail"] == said
+        assert seen(client, experiment_id) == (1, 1.0)
+
     @pytest.mark.parametrize("value", [2, -0.5, 1e300])
     def test_a_reward_out_of_range(self, client: httpx.Client, value: float) -> None:
         experiment_id = create(client, "a")

@@ -126,6 +126,7 @@ class TestOfARunningServer:
             report(client, "t", arm_id="a", reward=1, key="after")
         done = run_cli("restore", tmp_path / "b.db", "--data-dir", tmp_path / "new" / "home")
         assert (done.returncode, done.stderr) == (0, "")
+        assert "Tokens revoked since the backup are valid again" in done.stdout
         home = tmp_path / "new" / "home"
         assert home.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {0o600}
@@ -208,6 +209,28 @@ class TestWholeOrNotAtAll:
                 restore(tmp_path / "b.db", tmp_path / "home")
         assert restore(tmp_path / "b.db", tmp_path / "home").reward_count == 30
         assert names(tmp_path / "home") == {"lock", "node", "multiarm.db"}
+
+    def test_no_server_starts_where_a_restore_was_killed(self, data: Path, tmp_path: Path) -> None:
+        back_up(data, tmp_path / "b.db")
+        home = tmp_path / "home"
+        code = (
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from multiarm.storage import backup\n"
+            "backup.put = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "backup.restore(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        )
+        arguments = [sys.executable, "-c", code, str(tmp_path / "b.db"), str(home)]
+        assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+        for arguments in (["serve", "--port", "0", "--data-dir", str(home)], ["check", str(home)]):
+            done = run_cli(*arguments)
+            assert done.returncode == 2
+            assert "cut off: run the same `multiarm restore` again" in done.stderr
+        assert names(home) == {"lock", "node", "copy.db"}
+        assert run_cli("restore", tmp_path / "b.db", "--data-dir", home).returncode == 0
+        assert names(home) == {"lock", "node", "multiarm.db"}
+        (home / "copy.db").touch()  # one that was killed after it was done
+        assert check_directory(home).good
 
     def test_what_is_there_is_not_overwritten(self, data: Path, tmp_path: Path) -> None:
         file = tmp_path / "b.db"

@@ -17,12 +17,14 @@ from multiarm.domain.policies import EXP3, UCB1, VDBE, AnyPolicy, Thompson, Thom
 from multiarm.domain.records import ExperimentState
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.domain.spec import ArmSpec
-from multiarm.service.history import point_of
-from multiarm.storage import experiments
+from multiarm.service.history import point_of, points_of
+from multiarm.storage import experiments, schema
+from multiarm.storage.check import unreadable_snapshots
+from multiarm.storage.experiments import Unreadable
 from multiarm.storage.policy_change import change_policy
 from multiarm.storage.restoring import Restored, restore
 from multiarm.storage.retention import deleted_experiments, prune, purge
-from multiarm.storage.schema import evidence, snapshot
+from multiarm.storage.schema import evidence, experiment, snapshot
 from multiarm.storage.snapshots import (
     DAILY,
     FINE,
@@ -61,6 +63,10 @@ def act(database: Database, state: ExperimentState, reason: Reason = "disable", 
 
 def taken(database: Database) -> list[Any]:
     return database.run(lambda c: list(c.execute(sa.select(snapshot).order_by(snapshot.c.number))))
+
+
+def damage(database: Database, number: int, column: str) -> None:
+    database.run(lambda c: c.execute(sa.update(snapshot).where(snapshot.c.number == number).values({column: "["})))
 
 
 def arms_in(row: Any) -> dict[int, ArmRecord]:
@@ -165,6 +171,36 @@ class TestTaking:
         act(database, state)
         assert not taken(database)
 
+    @pytest.mark.parametrize("column", ["arms", "policy"])
+    def test_one_that_cannot_be_read_is_followed_by_another(self, database: Database, column: str) -> None:
+        """And keeps no other experiment from its own."""
+        state, other = database.create(), database.create("other")
+        outlooks = {one.uid: Outlook() for one in (state, other)}
+        assert database.run(partial(take_many, outlooks=outlooks, now=NOON)) == 2
+        [number] = [row.number for row in taken(database) if row.experiment == state.uid]
+        damage(database, number, column)
+        database.commit(bundle(other, plain(other)))
+        assert database.run(partial(take_many, outlooks=outlooks, now=NOON + 60)) == 2
+        assert database.run(partial(take_many, outlooks=outlooks, now=NOON + 120)) == 0
+        numbers = [row.number for row in taken(database)]
+        points = points_of(database.run(partial(read, numbers=numbers)), state.spec)
+        assert {point.snapshot_id for point in points} == {*numbers} - ({number} if column == "arms" else set())
+        assert database.run(lambda c: len(list(unreadable_snapshots(c)))) == 1
+
+    @pytest.mark.parametrize("table", [evidence, schema.arm, experiment])
+    def test_an_experiment_that_cannot_be_read_keeps_no_other_from_its_own(
+        self, database: Database, table: sa.Table
+    ) -> None:
+        states = [database.create(name) for name in ("first", "second", "third")]
+        for state in states:
+            database.commit(bundle(state, plain(state)))
+        uid = states[1].uid
+        where = table.c.uid == uid if table is experiment else table.c.experiment == uid
+        text = {"evidence": "sums", "arm": "prior", "experiment": "spec"}[table.name]
+        database.run(lambda c: c.execute(sa.update(table).where(where).values({text: "["})))
+        assert database.run(partial(take_many, outlooks={one.uid: Outlook() for one in states}, now=NOON)) == 2
+        assert {row.experiment for row in taken(database)} == {states[0].uid, states[2].uid}
+
     def test_a_thousand_arms(self, database: Database) -> None:
         """Their size, which docs/history.md tells, and that it is a matter of milliseconds."""
         state = database.create(arms=[f"arm-{n}" for n in range(1, 1001)], policy=ThompsonGaussian())
@@ -197,6 +233,13 @@ class TestThinning:
         grades = [(row.reason, row.grade) for row in taken(database)]
         assert [kept for reason, kept in grades if reason == "interval"] == [DAILY, FINE, HOURLY, FINE, DAILY, FINE]
         assert [kept for reason, kept in grades if reason == "disable"] == [HOURLY]
+
+    def test_one_by_a_clock_that_was_ahead_makes_no_others_the_first_of_a_day(self, database: Database) -> None:
+        state = database.create()
+        for at in (0.0, 2 * DAY, 60.0, 7_200.0, 2 * DAY + 60.0, 3 * DAY):
+            database.commit(bundle(state, plain(state)))
+            look(database, state, NOON + at)
+        assert [row.grade for row in taken(database)] == [DAILY, DAILY, FINE, FINE, FINE, DAILY]
 
     def test_each_kind_goes_in_its_time_and_in_steps(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         state = database.create()
@@ -253,6 +296,14 @@ class TestChoosing:
         gaps = [after - earlier for earlier, after in pairwise(times)]
         assert all(gap <= 2 * max(6_000 / max(points - 1, 1), 60) for gap in gaps)
 
+    def test_they_begin_with_the_first(self, database: Database) -> None:
+        state = database.create()
+        for minute in range(1, 10):
+            act(database, state, now=NOON + minute)
+        assert self.choose(database, state, 3) == [1, 5, 9]
+        assert self.choose(database, state, 5) == [1, 3, 5, 7, 9]
+        assert self.choose(database, state, 2) == [1, 9]
+
     def test_all_where_they_are_not_too_many(self, database: Database, state: ExperimentState) -> None:
         assert len(self.choose(database, state, 150)) == 150
         assert self.choose(database, state, 3, 60, 180) == [60, 120, 180]
@@ -306,6 +357,23 @@ class TestRestoring:
         assert back(database, state, at=NOON + 120.0, now=NOON + 500).taken_at == NOON + 120
         with pytest.raises(SnapshotNotFound):
             back(database, state, at=NOON - 1)
+
+    @pytest.mark.parametrize("column", ["arms", "policy"])
+    def test_one_that_cannot_be_read_is_passed_over_by_time_and_named_by_number(
+        self, database: Database, column: str
+    ) -> None:
+        state = database.create()
+        for minute in range(2):
+            act(database, state, now=NOON + 60 * minute)
+        older, newer = [row.number for row in taken(database)]
+        damage(database, newer, column)
+        with pytest.raises(Unreadable, match=f"snapshot {newer} cannot be read"):
+            back(database, state, newer)
+        assert (database.load(state).epoch, len(taken(database))) == (0, 2)
+        assert back(database, state, at=NOON + 60, now=NOON + 90).snapshot_id == older
+        damage(database, older, column)
+        with pytest.raises(Unreadable, match=f"snapshot {newer} cannot be read"):
+            back(database, state, at=NOON + 60)
 
     def test_those_of_others_and_none_are_not_found(self, database: Database) -> None:
         state, other = database.create(), database.create("other")

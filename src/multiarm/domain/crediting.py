@@ -161,9 +161,9 @@ def seconds_of(moment: float | datetime) -> float:
     return moment.timestamp() if isinstance(moment, datetime) else moment
 
 
-def checked_ts(ts: float | datetime, now: float) -> float:
-    """Seconds since the epoch; InvalidTimestamp where it is more than five minutes ahead."""
+def checked_ts(ts: float | datetime, now: float, path: str = "ts") -> float:
+    """Seconds since the epoch; InvalidTimestamp where it is more than five minutes ahead. path: what it is called."""
     seconds = seconds_of(ts)
     if not seconds <= now + CLOCK_SKEW_S:
-        raise InvalidTimestamp("`ts` is more than five minutes ahead of this server's clock; it may lie in the past.")
+        raise InvalidTimestamp(path)
     return seconds

@@ -234,7 +234,10 @@ class InvalidReward(Invalid):
 class InvalidTimestamp(Invalid):
     type = "invalid-timestamp"
     title = "The timestamp is in the future"
-    path = "ts"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(f"`{path}` is more than five minutes ahead of this server's clock; it may lie in the past.")
 
 
 class InvalidDecision(Invalid):

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from multiarm.domain.crediting import seconds_of
+from multiarm.domain.crediting import checked_ts, seconds_of
 from multiarm.domain.errors import InvalidField
 from multiarm.domain.spec import Moment, Restore
 from multiarm.http import views
@@ -39,8 +39,9 @@ async def history(call: Call) -> Answer:
     """What each arm was like at points in time, for charts; the last snapshot in the time asked for is always there."""
     call.supervisor.experiment(call.experiment_id)
     query = decode_query(call.query, HistoryQuery)
-    end = call.supervisor.clock() if query.end is None else seconds_of(query.end)
-    start = end - DEFAULT_SPAN_S if query.start is None else seconds_of(query.start)
+    now = call.supervisor.clock()
+    end = now if query.end is None else seconds_of(query.end)
+    start = end - DEFAULT_SPAN_S if query.start is None else checked_ts(query.start, now, "from")
     if start > end:
         raise InvalidField("from", "`from` is later than `to`.")
     return json_answer(views.History(await call.supervisor.history(call.experiment_id, start, end, query.points)))

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection
 
 from multiarm.domain.arm import Arm
-from multiarm.domain.crediting import seconds_of
+from multiarm.domain.crediting import checked_ts
 from multiarm.domain.errors import InvalidField
 from multiarm.domain.experiment import Experiment
 from multiarm.domain.records import NOBODY_KNOWN, Actor, ExperimentState
@@ -136,6 +136,7 @@ class Administration(Registry, ABC):
         """Start again from a snapshot, in a new epoch; the state until now becomes a snapshot too."""
         if (request.snapshot_id is None) == (request.at is None):
             raise InvalidField("", "Give either snapshot_id or at.")
+        at = None if request.at is None else checked_ts(request.at, self.clock(), "at")
         outlook = await self.outlook(self.experiment(experiment_id), hurried=True)
         experiment = await self.settled(experiment_id)
         uid, now = experiment.state.uid, self.clock()
@@ -143,7 +144,7 @@ class Administration(Registry, ABC):
             restore,
             uid=uid,
             snapshot_id=request.snapshot_id,
-            at=None if request.at is None else seconds_of(request.at),
+            at=at,
             outlook=outlook,
             node=self.store.node,
             now=now,

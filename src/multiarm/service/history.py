@@ -1,6 +1,7 @@
 """What snapshots say, for charts: at each point in time, each arm as `stats` would have shown it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 import sqlalchemy as sa
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from multiarm.domain.evidence import decay_weight
 from multiarm.domain.snapshot import Snapshot
 from multiarm.domain.spec import ExperimentSpec
+from multiarm.storage.experiments import Unreadable
 from multiarm.storage.snapshots import ArmRecord, Outlook, Reason, arms_of
 
 
@@ -42,17 +44,18 @@ def outlook_of(snapshot: Snapshot, epoch: int) -> Outlook:
 
 
 def points_of(rows: Sequence[sa.Row[tuple[object, ...]]], spec: ExperimentSpec) -> list[HistoryPoint]:
-    """Origin and half-life of an experiment never change, so today's `spec` serves for any of its snapshots."""
-    return [
-        HistoryPoint(
-            row.number,
-            row.taken_at,
-            row.reason,
-            row.epoch,
-            {record.arm_id: point_of(record, row.taken_at, spec) for record in arms_of(row) if not record.deleted},
-        )
-        for row in rows
-    ]
+    """Snapshots that cannot be read are left out.
+
+    Origin and half-life of an experiment never change, so today's `spec` serves for any of its snapshots.
+    """
+    points = []
+    for row in rows:
+        with suppress(Unreadable):
+            arms = {
+                record.arm_id: point_of(record, row.taken_at, spec) for record in arms_of(row) if not record.deleted
+            }
+            points.append(HistoryPoint(row.number, row.taken_at, row.reason, row.epoch, arms))
+    return points
 
 
 def point_of(record: ArmRecord, taken_at: float, spec: ExperimentSpec) -> ArmPoint:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from multiarm.domain.errors import StartError
 from multiarm.storage.check import report
-from multiarm.storage.data_directory import DATABASE_FILE, LOCK_FILE, NODE_FILE, DataDirectory, sync
+from multiarm.storage.data_directory import COPY_FILE, DATABASE_FILE, LOCK_FILE, NODE_FILE, DataDirectory, sync
 from multiarm.storage.engine import (
     HEAD_REVISION,
     Driver,
@@ -28,7 +28,6 @@ from multiarm.storage.experiments import Unreadable
 from multiarm.storage.schema import evidence, experiment
 
 STEP_PAGES = 4_096
-COPY_FILE = "copy.db"  # until it is known to be good
 SQLITE_ENDS = ("", "-journal", "-wal", "-shm")
 LEFT_BEHIND = {
     LOCK_FILE,
@@ -94,7 +93,7 @@ def restore(file: Path, path: Path) -> Copied:
 def made_in(path: Path) -> Iterator[DataDirectory]:
     """A private directory, held by its lock: a new one, an empty one, or one with nothing but a copy cut off."""
     require_empty(path)
-    with DataDirectory(path) as directory:
+    with DataDirectory(path, takes_over=True) as directory:
         require_empty(path)  # nobody was faster
         yield directory
 

@@ -1,5 +1,6 @@
 """The books: for each arm, evidence over all nodes = baseline + reward rows of this epoch."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from sqlalchemy import Connection
 from multiarm.domain.evidence import Row, decay_weight
 from multiarm.domain.spec import ExperimentSpec
 from multiarm.storage.evidence import ArmKey
-from multiarm.storage.experiments import evidence_from, spec_from
+from multiarm.storage.experiments import Unreadable, evidence_from, spec_from
 from multiarm.storage.retention import STEP_ROWS, Baseline, Counted, baseline_from, replayed
 from multiarm.storage.schema import arm, baseline, evidence, experiment, reward
 
@@ -31,7 +32,11 @@ class Entry:
 
     @property
     def balanced(self) -> bool:
-        return self.pull_count == self.expected_pull_count and all(
+        if self.pull_count != self.expected_pull_count:
+            return False
+        if not len(self.sums) == len(self.expected) == len(self.scale):
+            return False
+        return all(
             abs(have - want) <= TOLERANCE * max(scale, 1e-300)
             for have, want, scale in zip(self.sums, self.expected, self.scale, strict=True)
         )
@@ -53,7 +58,10 @@ def audit(connection: Connection) -> Iterator[Entry]:
         audited = len(zeros) - traits.path_columns
         query = sa.select(arm.c.id, arm.c.number).where(arm.c.experiment == parent.uid).order_by(arm.c.number)
         for arm_id, number in connection.execute(query):
-            have = merged(actual[parent.uid, number], half_life_s)
+            try:
+                have = merged(actual[parent.uid, number], half_life_s)
+            except Unreadable:
+                have = Row((math.nan,) * len(zeros))
             want, magnitudes = expected.get((parent.uid, number), Baseline())
             as_of = max(have.as_of, want.as_of)
             yield Entry(
@@ -92,12 +100,17 @@ def expected_rows(
             if epochs.get(row.experiment) == row.epoch:
                 increments[row.experiment, row.arm].append(replayed(row, specs[row.experiment]))
         for key, counted in increments.items():
-            found[key] = found.get(key, Baseline()).plus(counted, specs[key[0]].half_life_s)
+            try:
+                found[key] = found.get(key, Baseline()).plus(counted, specs[key[0]].half_life_s)
+            except ValueError:  # the baseline has more columns, or fewer
+                found[key] = Baseline(Row((math.nan,) * len(counted[0][0])))
     return found
 
 
 def merged(rows: list[Row], half_life_s: float | None) -> Row:
-    """All nodes' rows of one arm as one, decayed to the latest."""
+    """All nodes' rows of one arm as one, decayed to the latest; Unreadable where they do not have the same columns."""
+    if len({len(row.sums) for row in rows if row.sums}) > 1:
+        raise Unreadable("In the database, the nodes' evidence of an arm differs in its columns; restore a backup.")
     total = Row()
     for row in rows:
         if row.sums:

@@ -49,7 +49,7 @@ def correct(
             "No reward is known by it; retention removes what was received more than reward_retention_days ago."
         )
     if stored.epoch != parent.epoch:
-        raise StaleEpoch("The reward was counted before the experiment was reset; it counts no more.")
+        raise StaleEpoch("The reward can no longer be corrected: it was counted before a reset or a restore.")
     spec = spec_from(parent)
     if after is not None:
         spec.policy.check_reward(after)

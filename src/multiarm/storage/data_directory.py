@@ -11,16 +11,18 @@ from multiarm.domain.errors import StartError
 DATABASE_FILE = "multiarm.db"
 LOCK_FILE = "lock"
 NODE_FILE = "node"
+COPY_FILE = "copy.db"  # a backup or a restore, until it is known to be good
 NO_NODE = 1 << 64
 
 
 class DataDirectory:
     """Holds the lock from construction until `close`. StartError where another process has it, or it cannot be used.
 
+    StartError too where a restore was cut off, for a server would begin there with nothing, unless one `takes_over`.
     The directory is 0700: who reads the database can forge rewards.
     """
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, takes_over: bool = False) -> None:
         self.path = path
         if not create and not (path / LOCK_FILE).exists():
             raise StartError(f"{path} is not a data directory of multiarm.")
@@ -44,6 +46,8 @@ class DataDirectory:
         try:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            if not takes_over:
+                self._require_no_copy()
             self.node = self._load_node()
         except OSError as error:
             self.close()
@@ -82,6 +86,13 @@ class DataDirectory:
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _require_no_copy(self) -> None:
+        if (self.path / COPY_FILE).exists() and not self.database.exists():
+            raise StartError(
+                f"{self.path} holds no database, but a copy that was cut off: run the same `multiarm restore` again, "
+                "or remove the directory to begin with nothing."
+            )
 
     def _load_node(self) -> int:
         """This directory's random 64-bit number, made at first use."""

@@ -14,13 +14,22 @@ from multiarm.domain.experiment import Experiment
 from multiarm.domain.policies import AnyPolicy
 from multiarm.domain.records import ExperimentState
 from multiarm.domain.spec import ExperimentSpec
-from multiarm.storage.experiments import forget_head_starts, load_experiment, locked, spec_from, stored, touch
+from multiarm.storage.experiments import Unreadable, forget_head_starts, load_experiment, locked, spec_from, touch
 from multiarm.storage.policy_change import Picks, kept_columns, picked, replace_rows
 from multiarm.storage.retention import Baseline
 from multiarm.storage.schema import arm, baseline, snapshot
-from multiarm.storage.snapshots import ArmRecord, Outlook, arms_of, take
+from multiarm.storage.snapshots import ArmRecord, Outlook, arms_of, policy_of, take
 
-_policy_decoder = msgspec.json.Decoder(AnyPolicy)
+READ_AT_A_TIME = 4
+
+
+class Taken(NamedTuple):
+    """What a snapshot holds."""
+
+    snapshot_id: int
+    taken_at: float
+    policy: AnyPolicy
+    arms: list[ArmRecord]
 
 
 class Restored(NamedTuple):
@@ -43,15 +52,14 @@ def restore(
 ) -> Restored:
     """Start from that snapshot, or from the newest taken at `at` or before; arms, policy and guardrails stay.
 
-    The state that it ends becomes a snapshot too. SnapshotNotFound; NotRestored where the policy of today cannot go on
-    from the sums of then.
+    The state that it ends becomes a snapshot too. SnapshotNotFound; Unreadable; NotRestored where the policy of today
+    cannot go on from the sums of then.
     """
     parent = locked(connection, uid)
     spec, epoch = spec_from(parent), parent.epoch + 1
     found = wanted(connection, uid, snapshot_id, at)
-    before = msgspec.structs.replace(spec, policy=stored(found.policy, _policy_decoder, f"snapshot {found.number}"))
+    before, records = msgspec.structs.replace(spec, policy=found.policy), found.arms
     picks = fitting(before, spec)
-    records = arms_of(found)
     take(connection, uid, "restore", outlook, now)
     rows = {record.number: record.row if picks is None else carried(record, picks) for record in records if record.sums}
     write(connection, uid, epoch, rows)
@@ -68,19 +76,24 @@ def restore(
         set_head_starts(connection, uid, ((number, head_start) for number in sorted(late)))
         for number in late:
             state.arms[number] = msgspec.structs.replace(state.arms[number], head_start=head_start)
-    return Restored(found.number, found.taken_at, state)
+    return Restored(found.snapshot_id, found.taken_at, state)
 
 
-def wanted(connection: Connection, uid: int, snapshot_id: int | None, at: float | None) -> sa.Row[tuple[object, ...]]:
+def wanted(connection: Connection, uid: int, snapshot_id: int | None, at: float | None) -> Taken:
+    """By time the newest that can be read; Unreadable only where none can."""
     query = sa.select(snapshot).where(snapshot.c.experiment == uid)
     if snapshot_id is not None:
         query = query.where(snapshot.c.number == snapshot_id)
     else:
         query = query.where(snapshot.c.taken_at <= at).order_by(snapshot.c.taken_at.desc(), snapshot.c.number.desc())
-    found = connection.execute(query.limit(1)).first()
-    if found is None:
-        raise SnapshotNotFound(snapshot_id)
-    return found
+    unreadable = None
+    with connection.execute(query, execution_options={"yield_per": READ_AT_A_TIME}) as rows:
+        for row in rows:
+            try:
+                return Taken(row.number, row.taken_at, policy_of(row), arms_of(row))
+            except Unreadable as error:
+                unreadable = unreadable or error
+    raise unreadable or SnapshotNotFound(snapshot_id)
 
 
 def fitting(before: ExperimentSpec, now: ExperimentSpec) -> Picks | None:

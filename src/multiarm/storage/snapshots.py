@@ -1,6 +1,5 @@
 """Snapshots: what an experiment knew at a time, for charts and `restore`. Each function is one transaction's work."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
@@ -10,6 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from multiarm.domain import evidence as domain
+from multiarm.domain.arm import Arm
+from multiarm.domain.policies import AnyPolicy
 from multiarm.domain.snapshot import ArmStatistics
 from multiarm.storage.books import merged
 from multiarm.storage.experiments import Unreadable, arm_from, evidence_from, locked, spec_from, stored
@@ -71,10 +72,18 @@ class ArmRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _arms_decoder = msgspec.json.Decoder(list[ArmRecord])
+_policy_decoder = msgspec.json.Decoder(AnyPolicy)
 
 
 def arms_of(row: sa.Row[tuple[object, ...]]) -> list[ArmRecord]:
+    """Unreadable where it is damaged, or of a later version."""
     return stored(row.arms, _arms_decoder, f"snapshot {row.number}")
+
+
+def policy_of(row: sa.Row[tuple[object, ...]]) -> AnyPolicy:
+    """Unreadable as `arms_of`."""
+    policy: AnyPolicy = stored(row.policy, _policy_decoder, f"snapshot {row.number}")
+    return policy
 
 
 # --- taking ------------------------------------------------------------------------------------------------------
@@ -93,27 +102,34 @@ def before(
 
 
 def take(connection: Connection, uid: int, reason: Reason, outlook: Outlook, now: float) -> None:
-    """A snapshot for an administrative action. What cannot be read is left out: it must not keep a reset from it."""
+    """A snapshot for an administrative action; none where it cannot be read: that must not keep from a reset."""
     locked(connection, uid)
-    with contextlib.suppress(Unreadable):
-        take_many(connection, {uid: outlook}, now, reason)
+    take_many(connection, {uid: outlook}, now, reason)
 
 
 def take_many(connection: Connection, outlooks: Mapping[int, Outlook], now: float, reason: Reason = "interval") -> int:
-    """Snapshots of these experiments, by uid; returns how many. At an interval only of those that changed since."""
+    """Snapshots of these experiments, by uid; returns how many. At an interval only of those that changed since.
+
+    An experiment that cannot be read gets none, and keeps no other from its own.
+    """
     uids = sorted(outlooks)
     live = sa.select(experiment).where(experiment.c.uid.in_(uids), experiment.c.deleted_at.is_(None))
     parents = list(connection.execute(live.order_by(experiment.c.uid).with_for_update()))
     last = latest(connection, uids)
-    arms = recorded(connection, parents, outlooks)
+    arms = by_experiment(connection, sa.select(arm).where(arm.c.experiment.in_(uids)).order_by(arm.c.number))
+    evidences = by_experiment(connection, sa.select(evidence).where(evidence.c.experiment.in_(uids)))
     rows = []
     for parent in parents:
-        records, policy, previous = arms[parent.uid], policy_text(parent), last.get(parent.uid)
+        uid, previous = parent.uid, last.get(parent.uid)
+        try:
+            records, policy = recorded(parent, arms[uid], evidences[uid], outlooks[uid]), policy_text(parent)
+        except Unreadable:
+            continue
         if reason == "interval" and previous is not None and same(previous, parent.epoch, policy, records):
             continue
         rows.append(
             {
-                "experiment": parent.uid,
+                "experiment": uid,
                 "taken_at": now,
                 "reason": reason,
                 "grade": grade(reason, now, None if previous is None else previous.taken_at),
@@ -137,31 +153,40 @@ def latest(connection: Connection, uids: Sequence[int]) -> dict[int, sa.Row[tupl
     }
 
 
-def recorded(
-    connection: Connection, parents: Iterable[sa.Row[tuple[object, ...]]], outlooks: Mapping[int, Outlook]
-) -> dict[int, list[ArmRecord]]:
-    """The arms of each experiment, deleted ones too: rewards are counted over them all."""
-    known = {parent.uid: (parent.epoch, spec_from(parent).half_life_s) for parent in parents}
-    rows: dict[tuple[int, int], list[domain.Row]] = defaultdict(list)
-    for row in connection.execute(sa.select(evidence).where(evidence.c.experiment.in_(known))):
-        if row.epoch == known[row.experiment][0]:
-            rows[row.experiment, row.arm].append(evidence_from(row))
-    records: dict[int, list[ArmRecord]] = {uid: [] for uid in known}
-    query = sa.select(arm).where(arm.c.experiment.in_(known)).order_by(arm.c.experiment, arm.c.number)
+def by_experiment(
+    connection: Connection, query: sa.Select[tuple[object, ...]]
+) -> dict[int, list[sa.Row[tuple[object, ...]]]]:
+    found: dict[int, list[sa.Row[tuple[object, ...]]]] = defaultdict(list)
     for row in connection.execute(query):
-        uid, found = row.experiment, arm_from(row)
-        epoch, half_life_s = known[uid]
-        of_nodes = rows[uid, found.number]
-        total = merged(of_nodes, half_life_s)
-        outlook = outlooks[uid]
-        said = outlook.arms.get(found.number) if outlook.epoch == epoch else None
-        record = ArmRecord(
-            *(found.number, found.arm_id, found.enabled, found.deleted, found.head_start),
-            *(total.sums, total.as_of, total.pull_count, sum(row.draw_count for row in of_nodes)),
-            *((None, None, None) if said is None else (said.share, said.probability_best, said.interval)),
-        )
-        records[uid].append(record)
-    return records
+        found[row.experiment].append(row)
+    return found
+
+
+def recorded(
+    parent: sa.Row[tuple[object, ...]],
+    arms: Iterable[sa.Row[tuple[object, ...]]],
+    evidences: Iterable[sa.Row[tuple[object, ...]]],
+    outlook: Outlook,
+) -> list[ArmRecord]:
+    """The arms of an experiment, deleted ones too: rewards are counted over them all. Unreadable."""
+    half_life_s = spec_from(parent).half_life_s
+    said = outlook.arms if outlook.epoch == parent.epoch else {}
+    rows: dict[int, list[domain.Row]] = defaultdict(list)
+    for row in evidences:
+        if row.epoch == parent.epoch:
+            rows[row.arm].append(evidence_from(row))
+    return [record_of(found, rows[found.number], half_life_s, said.get(found.number)) for found in map(arm_from, arms)]
+
+
+def record_of(
+    found: Arm, of_nodes: list[domain.Row], half_life_s: float | None, said: ArmStatistics | None
+) -> ArmRecord:
+    total = merged(of_nodes, half_life_s)
+    return ArmRecord(
+        *(found.number, found.arm_id, found.enabled, found.deleted, found.head_start),
+        *(total.sums, total.as_of, total.pull_count, sum(row.draw_count for row in of_nodes)),
+        *((None, None, None) if said is None else (said.share, said.probability_best, said.interval)),
+    )
 
 
 def policy_text(parent: sa.Row[tuple[object, ...]]) -> str:
@@ -169,17 +194,23 @@ def policy_text(parent: sa.Row[tuple[object, ...]]) -> str:
 
 
 def same(previous: sa.Row[tuple[object, ...]], epoch: int, policy: str, records: Sequence[ArmRecord]) -> bool:
-    """Whether nothing has changed since that snapshot but the time."""
+    """Whether nothing has changed since that snapshot but the time; one that cannot be read is never the same."""
     if (previous.epoch, previous.policy) != (epoch, policy):
         return False
-    return [record.seen() for record in arms_of(previous)] == [record.seen() for record in records]
+    try:
+        return [record.seen() for record in arms_of(previous)] == [record.seen() for record in records]
+    except Unreadable:
+        return False
 
 
 def grade(reason: Reason, now: float, previous_at: float | None) -> int:
-    """The first of a day and of an hour are kept longer than the others, and those of actions as long as the latter."""
-    if previous_at is None or now // DAY_S != previous_at // DAY_S:
+    """The first of a day and of an hour are kept longer than the others, and those of actions as long as the latter.
+
+    None is the first of its day, or hour, where the previous one is ahead of it: the clock was.
+    """
+    if previous_at is None or now // DAY_S > previous_at // DAY_S:
         return DAILY
-    return HOURLY if reason != "interval" or now // HOUR_S != previous_at // HOUR_S else FINE
+    return HOURLY if reason != "interval" or now // HOUR_S > previous_at // HOUR_S else FINE
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -191,14 +222,15 @@ def chosen(connection: Connection, uid: int, start: float, end: float, point_lim
     count, first, last = connection.execute(
         sa.select(sa.func.count(), sa.func.min(snapshot.c.taken_at), sa.func.max(snapshot.c.taken_at)).where(within)
     ).one()
-    query = sa.select(snapshot.c.number).where(within)
-    if count > point_limit:
-        # one of each of as many stretches of time; that of the last holds nothing else, and however the database rounds
-        # there are not more of them
-        scale = (point_limit - 1) / (last - first) if last > first else 0.0
-        stretch = sa.cast((snapshot.c.taken_at - first) * scale, sa.Integer)
-        query = sa.select(sa.func.max(snapshot.c.number)).where(within).group_by(stretch)
-    return sorted(connection.scalars(query))
+    numbers = sa.select(snapshot.c.number).where(within)
+    if count <= point_limit:
+        return sorted(connection.scalars(numbers))
+    newest = connection.scalars(numbers.order_by(snapshot.c.taken_at.desc(), snapshot.c.number.desc()).limit(1)).one()
+    # the first of each of as many stretches of time as may stand beside the last; rounding may make one more of them
+    scale = (point_limit - 1) / (last - first) if last > first else 0.0
+    stretch = sa.func.floor((snapshot.c.taken_at - first) * scale)
+    firsts = sa.select(sa.func.min(snapshot.c.number)).where(within, snapshot.c.taken_at < last).group_by(stretch)
+    return [*sorted(connection.scalars(firsts))[: point_limit - 1], newest]
 
 
 def read(connection: Connection, numbers: Sequence[int]) -> list[sa.Row[tuple[object, ...]]]:
