@@ -121,7 +121,9 @@ def test_what_is_refused(server: RunningServer, client: httpx.Client) -> None:
     create(client, "a", experiment_id="refused")
     assert_problem(client.get("/v1/nowhere/audit"), 404, "experiment-not-found")
     assert_faults(client.get("/v1/refused/audit", params={"limit": 0, "since": 1}), "limit", "since")
-    assert_faults(client.get("/v1/refused/audit", params={"before": 0}), "before")
+    for before in ("0", "9223372036854775808", "9" * 23):
+        assert_faults(client.get("/v1/refused/audit", params={"before": before}), "before")
+    assert len(trail(client, "refused", before=2**63 - 1)) == 1
     name, _, value = bearing(token("read")).partition(": ")
     assert client.get("/v1/refused/audit", headers={name: value}).status_code == 403
 

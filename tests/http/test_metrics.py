@@ -1,7 +1,9 @@
 """What /metrics says: the numbers of what was done, under the names that docs, alerts and dashboard know."""
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from multiarm.domain.spec import Update
-from multiarm.http.metrics import RewardCounts
+from multiarm.auth.scopes import Scopes
+from multiarm.domain.spec import ArmSpec, Update
+from multiarm.http.metrics import OTHER, Metrics, View
 from multiarm.http.request_meter import RequestMeter
 from multiarm.service.accountant import RequestRun
+from multiarm.service.health import HealthKeeper
 from multiarm.service.tally import Histogram
 from postgres import Service, run_service
 from support import RunningServer, create
@@ -30,8 +34,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield running
 
 
-def scraped(client: httpx.Client) -> Samples:
-    answer = client.get("/metrics")
+def scraped(client: httpx.Client, accept: str = "*/*") -> Samples:
+    answer = client.get("/metrics", headers={"accept": accept})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     return {
@@ -65,8 +69,7 @@ def test_it_counts_what_was_done(server: RunningServer) -> None:
         for arm_id, rewards in (("a", 2), ("b", 5)):
             labels = {"experiment_id": experiment_id, "arm_id": arm_id}
             assert value(after, "multiarm_draws_total", **labels) == sum(one["arm_id"] == arm_id for one in drawn)
-            # one of a's was withdrawn before anyone looked
-            assert value(after, "multiarm_rewards_total", **labels) == rewards - (arm_id == "a")
+            assert value(after, "multiarm_rewards_total", **labels) == rewards  # one of a's was withdrawn
         assert more("multiarm_duplicates_total") == 1
         assert more("multiarm_refused_rewards_total", reason="invalid-reward") == 1
         draws = {"method": "GET", "route": "/v1/{experiment_id}/draw"}
@@ -79,6 +82,7 @@ def test_it_counts_what_was_done(server: RunningServer) -> None:
         assert more("multiarm_http_requests_total", method="GET", route="unmatched", status_class="4xx") == 1
         assert more("multiarm_commit_updates_sum") == 8
         assert more("multiarm_commit_duration_seconds_count") == 4
+        assert ("multiarm_refused_rewards_total", frozenset({("reason", "busy")})) in before
         assert value(after, "multiarm_store_available") == 1
         assert value(after, "multiarm_store_mailbox_updates") == 0
         assert value(after, "multiarm_store_mailbox_limit_updates") == 100_000
@@ -106,6 +110,7 @@ def test_whoever_asks_for_open_metrics_gets_it(server: RunningServer) -> None:
         answer = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert answer.text.endswith("# EOF\n")
+        scraped(client, accept="application/openmetrics-text;version=abc")
         assert client.head("/metrics").status_code == 200
         assert client.post("/metrics").status_code == 405
 
@@ -176,21 +181,99 @@ def test_a_histogram_counts_up_to_its_bounds() -> None:
     assert seen.total == 0.5 + 2 + 4.5 + 396
 
 
-def test_a_counter_of_rewards_never_falls(tmp_path: Path) -> None:
+def test_counters_by_arm_never_fall(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        supervisor = service.supervisor
+        view = View(Scopes("read"), 2)
+
+        async def shown() -> dict[str, tuple[int, int]]:
+            arms, _ = await view.seen(list(supervisor.experiments.values()), service.clock())
+            return {arm.arm_id: (arm.draws, arm.rewards) for arm in arms}
+
+        await service.create(arms=["red"])
+        for key in "abc":
+            supervisor.draw("button")
+            await supervisor.update("button", Update(1.0, arm_id="red", key=key))
+        assert not await supervisor.update("button", Update(1.0, arm_id="red", key="a"))
+        await supervisor.correct_key("button", "a", None)
+        assert await shown() == {"red": (3, 3)}
+        await service.housekeeping.write_draw_counts()
+        await supervisor.reset("button")
+        assert await shown() == {"red": (3, 3)}
+        supervisor.draw("button")
+        await supervisor.update("button", Update(1.0, arm_id="red"))
+        assert await shown() == {"red": (4, 4)}
+        await supervisor.reload(supervisor.experiment("button"))
+        assert await shown() == {"red": (4, 4)}
+        await supervisor.delete_arm("button", "red")
+        await supervisor.add_arm("button", ArmSpec(arm_id="red"))
+        supervisor.draw("button")
+        assert await shown() == {"red": (5, 4)}
+        await service.housekeeping.write_draw_counts()
+
+    async def after_a_restart(service: Service) -> None:
+        arms, _ = await View(Scopes("read"), 2).seen(list(service.supervisor.experiments.values()), service.clock())
+        assert [(arm.draws, arm.rewards) for arm in arms] == [(0, 0)]
+
+    run_service(tmp_path, story)
+    run_service(tmp_path, after_a_restart)
+
+
+def test_nor_does_what_the_others_add_up_to(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        supervisor = service.supervisor
+        view = View(Scopes("read"), 2)
+
+        async def draw(name: str, count: int) -> None:
+            supervisor.draw_many(name, count, service.clock())
+            await supervisor.update(name, Update(1.0, arm_id="x"))
+
+        async def shown() -> dict[str, tuple[int, int]]:
+            arms, _ = await view.seen(list(supervisor.experiments.values()), service.clock())
+            return {arm.experiment_id: (arm.draws, arm.rewards) for arm in arms}
+
+        for name in ("a", "b", "c", "d"):
+            await service.create(name, arms=["x"])
+            await draw(name, 5)
+        assert await shown() == {"a": (5, 1), "b": (5, 1), OTHER: (10, 2)}
+        await supervisor.add_arm("a", ArmSpec(arm_id="y"))  # b is one of the others now
+        await draw("b", 2)
+        assert (await shown())[OTHER] == (12, 3)
+        await supervisor.delete("d")
+        await supervisor.reset("c")
+        await supervisor.delete_arm("a", "y")  # and has its own labels again
+        assert await shown() == {"a": (5, 1), "b": (7, 2), OTHER: (12, 3)}
+        await draw("c", 1)
+        assert (await shown())[OTHER] == (13, 4)
+
+    run_service(tmp_path, story)
+
+
+def test_whoever_asks_while_a_page_is_made_gets_that_one(tmp_path: Path) -> None:
     async def story(service: Service) -> None:
         await service.create()
-        supervisor, counts = service.supervisor, RewardCounts()
-        experiment = supervisor.experiment("button")
-        for key in "abc":
-            await supervisor.update("button", Update(1.0, arm_id="red", key=key))
-        assert counts.of(experiment) == {1: 3, 2: 0}
-        await supervisor.correct_key("button", "a", None)
-        assert counts.of(experiment) == {1: 3, 2: 0}
-        await supervisor.update("button", Update(1.0, arm_id="red"))
-        assert counts.of(experiment) == {1: 4, 2: 0}
-        await supervisor.reset("button")
-        assert counts.of(experiment) == {1: 0, 2: 0}
-        counts.forget_others([])
-        assert counts.of(experiment) == {1: 0, 2: 0}
+        metrics = Metrics(service.supervisor, service.accountant, RequestMeter(), 10)
+        all_of_it, some = Scopes("read admin"), Scopes("read:other")
+        first, same, other, open_metrics = await asyncio.gather(
+            metrics.page("", all_of_it),
+            metrics.page("*/*", Scopes("read")),
+            metrics.page("", some),
+            metrics.page("application/openmetrics-text", all_of_it),
+        )
+        assert first is same
+        assert [b"button" in page.body for page in (first, other, open_metrics)] == [True, False, True]
+        assert await metrics.page("", all_of_it) is not first
 
+    run_service(tmp_path, story)
+
+
+def test_what_the_loop_changes_is_not_read_in_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quarantined_now(_health: HealthKeeper) -> int:
+        return 1 if threading.current_thread() is threading.main_thread() else 0
+
+    async def story(service: Service) -> None:
+        page = await Metrics(service.supervisor, service.accountant, RequestMeter(), 10).page("", Scopes("read"))
+        assert b"\nmultiarm_quarantined_experiments 1.0\n" in page.body
+
+    monkeypatch.setattr(HealthKeeper, "quarantined_now", property(quarantined_now))
     run_service(tmp_path, story)

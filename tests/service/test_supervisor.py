@@ -396,6 +396,35 @@ class TestRewardsOfOneTurn:
 
         run_service(tmp_path, story, mailbox_size_updates=3)
 
+    def test_each_refused_one_is_counted_once(self, tmp_path: Path) -> None:
+        async def story(service: Service) -> None:
+            await service.create()
+            supervisor, batch = service.supervisor, [red() for _ in range(3)]
+            counts = supervisor.refused_counts
+            assert dict(counts) == {"busy": 0}
+            deleting = asyncio.create_task(supervisor.delete_arm("button", "green"))
+            await asyncio.sleep(0)
+            green = Update(1.0, arm_id="green")
+            told = await submitted(service, [red("a"), green])  # together, and then each alone
+            assert [type(outcome) for outcome in told] == [bool, ArmNotFound]
+            assert counts == {"busy": 0, "arm-not-found": 1}
+            await deleting
+            await submitted(service, [red() for _ in range(4)])
+            assert counts["busy"] == 1
+            filling = submitted(service, batch)
+            with pytest.raises(Busy):
+                await supervisor.update("button", red())
+            assert counts["busy"] == 2
+            with pytest.raises(Busy):
+                await service.update_batch("button", batch, BatchFaults())
+            assert counts["busy"] == 5
+            with pytest.raises(Busy):
+                await supervisor.reading(4).__aenter__()
+            assert counts == {"busy": 9, "arm-not-found": 1}
+            assert await filling == [True] * 3
+
+        run_service(tmp_path, story, mailbox_size_updates=3)
+
     def test_the_ledger_has_a_row_for_each(self, tmp_path: Path) -> None:
         async def story(service: Service) -> None:
             await service.create()

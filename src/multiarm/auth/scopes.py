@@ -1,6 +1,7 @@
 """What a token allows: verbs, each on all experiments or on some."""
 
 import re
+from collections.abc import Hashable
 from typing import Literal, TypeAlias, get_args
 
 from multiarm.domain.arm import ID_PATTERN
@@ -45,6 +46,11 @@ class Scopes:
 
     def allow_somewhere(self, verb: Verb) -> bool:
         return verb in self._everywhere or verb in self._ids or verb in self._prefixes
+
+    def reach(self, verb: Verb) -> Hashable:
+        """The same for all that allow a verb on the same experiments, as they name them."""
+        everywhere, ids = verb in self._everywhere, self._ids.get(verb, ())
+        return everywhere or (frozenset(ids), frozenset(self._prefixes.get(verb, ())))
 
     def see(self, experiment_id: str) -> bool:
         """Whether any of its verbs is for this experiment."""

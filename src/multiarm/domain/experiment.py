@@ -1,7 +1,9 @@
 """The experiment: arms, policy, evidence, allocation, lifecycle. No I/O, no clock: pass `now` and `rng` in."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -24,6 +26,7 @@ from multiarm.domain.snapshot import Snapshot
 from multiarm.domain.spec import ExperimentSpec, Update
 
 NEVER = -float("inf")
+NUMBER = attrgetter("arm.number")
 DRIFT_SHARE = 0.01  # of a half-life, after which time alone makes an allocation out of date
 
 
@@ -63,6 +66,8 @@ class Experiment(Crediting):
         self.evidence_version = 0
         self.allocation: Allocation | None = None
         self.draws: dict[int, int] = {}
+        self._draws_before: dict[int, int] = {}  # in `draws`, and not since this object was made
+        self._rewards_since = Counter[int]()
         self.state = ExperimentState(0, "experiment", spec or ExperimentSpec(policy=policy))
         self.load(self.state)
         for number, arm_id in enumerate(arms, start=1):
@@ -81,6 +86,22 @@ class Experiment(Crediting):
     def draw_count(self) -> int:
         """Decisions answered in this epoch, by all nodes as far as known."""
         return sum(self.draws.values()) + sum(self._other_draws.values())
+
+    @property
+    def counts_since(self) -> tuple[int, int]:
+        """Draws and new rewards since this object was made: whatever happens to it, they never fall."""
+        return sum(self.draws.values()) - sum(self._draws_before.values()), self._rewards_since.total()
+
+    def counts_since_by_arm(self) -> dict[str, tuple[int, int]]:
+        """The same by the ids of live arms; one that was deleted and is used again goes on from what it had."""
+        draws, before, rewards = self.draws, self._draws_before, self._rewards_since
+        counts = dict.fromkeys(self._by_id, (0, 0))
+        for number, arm in self.state.arms.items():
+            if arm.arm_id in counts:
+                drawn, rewarded = counts[arm.arm_id]
+                drawn += draws.get(number, 0) - before.get(number, 0)
+                counts[arm.arm_id] = drawn, rewarded + rewards[number]
+        return counts
 
     @property
     def pull_count(self) -> int:
@@ -145,8 +166,9 @@ class Experiment(Crediting):
         self.rewarded([increment])
         return increment
 
-    def rewarded(self, increments: Iterable[Increment]) -> None:
-        """These draws wait for no reward any more."""
+    def rewarded(self, increments: Sequence[Increment]) -> None:
+        """These were counted; their draws wait for no reward any more."""
+        self._rewards_since.update(map(NUMBER, increments))
         if self.pending is not None:
             for increment in increments:
                 self.pending.rewarded(increment.arm.number, increment.issued_at)
@@ -159,9 +181,12 @@ class Experiment(Crediting):
     def load(self, state: ExperimentState) -> None:
         """Replace everything with stored state. Draws counted since they were last stored stay."""
         same_epoch = state.epoch == self.state.epoch and state.uid == self.state.uid
-        counted = self.draws if same_epoch else {}
+        drawn, counted = self.draws, self.draws if same_epoch else {}
         self.draws = {n: max(row.draw_count, counted.get(n, 0)) for n, row in state.rows.items()}
         self.draws |= {n: count for n, count in counted.items() if n not in self.draws}
+        for n in drawn.keys() | self.draws.keys():
+            more = self.draws.get(n, 0) - drawn.get(n, 0)
+            self._draws_before[n] = self._draws_before.get(n, 0) + more
         if not same_epoch or state.spec != self.state.spec:
             self.allocation = self.pending = None
         traits = state.spec.policy.traits

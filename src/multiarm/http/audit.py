@@ -11,13 +11,16 @@ from multiarm.http.endpoints import Call, endpoint
 from multiarm.http.openapi import Documentation
 from multiarm.http.query import decode_query
 
+LARGEST_NUMBER = 2**63 - 1  # of an entry, in any database
+
 
 class AuditQuery(msgspec.Struct, frozen=True):
     """Which entries."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000, description="At most so many, the newest first.")] = 100
     before: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Those before this number: `next` of the page before.")
+        Annotated[int, Meta(ge=1, le=LARGEST_NUMBER)] | None,
+        Meta(description="Those before this number: `next` of the page before."),
     ] = None
 
 

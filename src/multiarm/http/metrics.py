@@ -2,11 +2,11 @@
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily as CounterFamily
 from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
 from prometheus_client.metrics_core import HistogramMetricFamily as HistogramFamily
@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from multiarm._version import __version__
+from multiarm.auth.scopes import Scopes
 from multiarm.domain.experiment import Experiment
 from multiarm.http.answers import Answer
 from multiarm.http.request_meter import RequestMeter
@@ -22,6 +23,8 @@ from multiarm.service.supervisor import Supervisor
 from multiarm.service.tally import Histogram
 
 OTHER = "(other)"  # no id looks like this
+READ_AT_A_TIME = 200  # experiments, on the event loop
+KEPT_VIEWS = 64
 
 
 class ArmCounts(NamedTuple):
@@ -39,77 +42,92 @@ class Ages(NamedTuple):
     evidence_s: float | None
 
 
-class RewardCounts:
-    """How many rewards each arm ever got. Its pulls fall where one is withdrawn, and a counter must not."""
+class View:
+    """What those see who may read the same experiments.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int, int], tuple[int, int]] = {}
+    Counters must not fall: `(other)` only ever gets what came since the last page, and keeps it when an experiment
+    goes, or gets labels of its own.
+    """
 
-    def of(self, experiment: Experiment) -> dict[int, int]:
-        """By arm number, in this epoch."""
-        uid, epoch = experiment.state.uid, experiment.state.epoch
-        counts = {}
-        for arm in experiment.live_arms:
-            key = uid, arm.number, epoch
-            row = experiment.state.rows.get(arm.number)
-            pulls = 0 if row is None else row.pull_count
-            before, count = self._known.get(key, (0, 0))
-            counts[arm.number] = count + max(pulls - before, 0)
-            self._known[key] = pulls, counts[arm.number]
-        return counts
+    def __init__(self, scopes: Scopes, arm_limit: int) -> None:
+        self._scopes = scopes
+        self._arm_limit = arm_limit
+        self._known: dict[int, tuple[int, int]] = {}  # uid → draws and rewards of the last page
+        self._other_draws = self._other_rewards = 0
 
-    def forget_others(self, experiments: Sequence[Experiment]) -> None:
-        kept = {(experiment.state.uid, experiment.state.epoch) for experiment in experiments}
-        self._known = {key: value for key, value in self._known.items() if (key[0], key[2]) in kept}
+    async def seen(self, experiments: Sequence[Experiment], now: float) -> tuple[list[ArmCounts], list[Ages]]:
+        """Experiments one by one, in order of creation, while their arms are within the limit; the rest as one."""
+        arms: list[ArmCounts] = []
+        ages: list[Ages] = []
+        known: dict[int, tuple[int, int]] = {}
+        other_draws, other_rewards = self._other_draws, self._other_rewards
+        for index, experiment in enumerate(experiments, 1):
+            if index % READ_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            experiment_id, uid = experiment.state.experiment_id, experiment.state.uid
+            if not self._scopes.allow("read", experiment_id):
+                continue
+            draws, rewards = known[uid] = experiment.counts_since
+            if len(arms) + len(experiment.live_arms) <= self._arm_limit:
+                arms += [
+                    ArmCounts(experiment_id, arm_id, *counts)
+                    for arm_id, counts in experiment.counts_since_by_arm().items()
+                ]
+                ages.append(ages_of(experiment, now))
+            else:
+                draws_before, rewards_before = self._known.get(uid, (0, 0))
+                other_draws += draws - draws_before
+                other_rewards += rewards - rewards_before
+        self._known, self._other_draws, self._other_rewards = known, other_draws, other_rewards
+        if other_draws or other_rewards:
+            arms.append(ArmCounts(OTHER, OTHER, other_draws, other_rewards))
+        return arms, ages
 
 
 class Metrics:
-    """The page at /metrics: read on the event loop, and written off it."""
+    """The page at /metrics: read on the event loop, bit by bit, and written off it. One is made at a time."""
 
     def __init__(self, supervisor: Supervisor, accountant: Accountant, meter: RequestMeter, arm_limit: int) -> None:
         self._supervisor = supervisor
         self._accountant = accountant
         self._meter = meter
         self._arm_limit = arm_limit
-        self._rewards = RewardCounts()
+        self._views: dict[Hashable, View] = {}  # the one that was asked for last comes last
+        self._one_at_a_time = asyncio.Lock()
+        self._making: dict[tuple[Hashable, str], asyncio.Task[Answer]] = {}
 
-    async def page(self, accept: str, may_see: Callable[[str], bool]) -> Answer:
-        """may_see: whether the caller may know of that experiment."""
-        arms, ages = self._seen(may_see)
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(Families(lambda: [*self._of_the_server(), *of_arms(arms), *of_experiments(ages)]))
-        ProcessCollector(registry=registry)
-        encode, content_type = choose_encoder(accept)
-        body = await asyncio.to_thread(encode, registry)
+    async def page(self, accept: str, scopes: Scopes) -> Answer:
+        """Of the experiments that `scopes` may read. Who asks while the same page is being made, gets that one."""
+        encode, content_type = encoder_of(accept)
+        key = scopes.reach("read"), content_type
+        making = self._making.get(key)
+        if making is None:
+            making = self._making[key] = asyncio.create_task(self._made(scopes, encode, content_type))
+            making.add_done_callback(lambda _: self._making.pop(key))
+        return await asyncio.shield(making)
+
+    async def _made(self, scopes: Scopes, encode: Callable[[Collector], bytes], content_type: str) -> Answer:
+        async with self._one_at_a_time:
+            supervisor = self._supervisor
+            arms, ages = await self._view(scopes).seen(list(supervisor.experiments.values()), supervisor.clock())
+            quarantined = supervisor.health.quarantined_now
+            registry = CollectorRegistry(auto_describe=False)
+            registry.register(
+                Families(lambda: [*self._of_the_server(quarantined), *of_arms(arms), *of_experiments(ages)])
+            )
+            ProcessCollector(registry=registry)
+            body = await asyncio.to_thread(encode, registry)
         return Answer(body, 200, ((b"content-type", content_type.encode()), (b"cache-control", b"no-store")))
 
-    def _seen(self, may_see: Callable[[str], bool]) -> tuple[list[ArmCounts], list[Ages]]:
-        """Experiments one by one, in order of creation, while their arms are within the limit; the rest as one."""
-        now = self._supervisor.clock()
-        arms: list[ArmCounts] = []
-        ages: list[Ages] = []
-        other_draws = other_rewards = 0
-        experiments = list(self._supervisor.experiments.values())
-        for experiment in experiments:
-            experiment_id = experiment.state.experiment_id
-            if not may_see(experiment_id):
-                continue
-            rewards, draws = self._rewards.of(experiment), experiment.draws
-            if len(arms) + len(rewards) > self._arm_limit:
-                other_draws += sum(draws.values())
-                other_rewards += sum(rewards.values())
-                continue
-            arms += [
-                ArmCounts(experiment_id, arm.arm_id, draws.get(arm.number, 0), rewards[arm.number])
-                for arm in experiment.live_arms
-            ]
-            ages.append(ages_of(experiment, now))
-        if other_draws or other_rewards:
-            arms.append(ArmCounts(OTHER, OTHER, other_draws, other_rewards))
-        self._rewards.forget_others(experiments)
-        return arms, ages
+    def _view(self, scopes: Scopes) -> View:
+        reach = scopes.reach("read")
+        view = self._views.pop(reach) if reach in self._views else View(scopes, self._arm_limit)
+        self._views[reach] = view
+        if len(self._views) > KEPT_VIEWS:
+            del self._views[next(iter(self._views))]
+        return view
 
-    def _of_the_server(self) -> Iterator[Metric]:
+    def _of_the_server(self, quarantined_count: int) -> Iterator[Metric]:
         supervisor, store, accountant = self._supervisor, self._supervisor.store, self._accountant
         yield info("multiarm_build", "What runs.", version=__version__, python=platform.python_version())
         yield from self._of_requests()
@@ -134,7 +152,7 @@ class Metrics:
         yield Gauge("multiarm_experiments", "Experiments that are not deleted.", len(supervisor.experiments))
         yield CounterFamily("multiarm_experiment_restarts", "Restarts from stored state.", health.restart_count)
         yield CounterFamily("multiarm_experiment_quarantines", "Experiments set aside.", health.quarantine_count)
-        yield Gauge("multiarm_quarantined_experiments", "Experiments set aside now.", health.quarantined_now)
+        yield Gauge("multiarm_quarantined_experiments", "Experiments set aside now.", quarantined_count)
 
     def _of_requests(self) -> Iterator[Metric]:
         labels = ["method", "route", "status_class"]
@@ -159,10 +177,17 @@ class Families(Collector):
         return self._families()
 
 
+def encoder_of(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # it asks for a version that is none
+        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+
+
 def of_arms(arms: Sequence[ArmCounts]) -> Iterator[Metric]:
     labels = ["experiment_id", "arm_id"]
-    draws = CounterFamily("multiarm_draws", "Decisions answered, in this epoch.", labels=labels)
-    rewards = CounterFamily("multiarm_rewards", "Rewards counted, in this epoch.", labels=labels)
+    draws = CounterFamily("multiarm_draws", "Decisions answered.", labels=labels)
+    rewards = CounterFamily("multiarm_rewards", "Rewards counted.", labels=labels)
     for arm in arms:
         draws.add_metric([arm.experiment_id, arm.arm_id], arm.draws)
         rewards.add_metric([arm.experiment_id, arm.arm_id], arm.rewards)

@@ -4,10 +4,10 @@ import asyncio
 from abc import ABC
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from itertools import compress
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -38,6 +38,7 @@ from multiarm.storage.columns import RewardRun
 from multiarm.storage.corrections import Corrected, correct
 from multiarm.storage.rewards import Outcome, UpdateRequest
 
+E = TypeVar("E", bound=Exception)
 Reply: TypeAlias = Callable[[int, Sequence[bool | Exception]], None]
 
 
@@ -50,7 +51,7 @@ class Rewards(Registry, ABC):
     def __init__(self, store: StateStore, accountant: Accountant) -> None:
         super().__init__(store)
         self.duplicate_count = 0
-        self.refused_counts: Counter[str] = Counter()
+        self.refused_counts = Counter({Busy.type: 0})  # which alerts ask for
         self._accountant = accountant
         self._one_at_a_time = asyncio.Lock()
 
@@ -81,25 +82,25 @@ class Rewards(Registry, ABC):
         """
         room = self.store.room_updates
         if room < len(increments):
-            self.refused_counts[Busy.type] += len(increments) - room
-            reply(room, [self.store.busy()] * (len(increments) - room))
+            refused_count = len(increments) - room
+            reply(room, [self._refused(self.store.busy(), refused_count)] * refused_count)
             increments = increments[:room]
         if increments:
             self._submit(experiment, request_of(experiment, increments, now), 0, reply)
 
     def _submit(self, experiment: Experiment, request: UpdateRequest, start: int, reply: Reply) -> None:
-        policy = experiment.state.spec.policy
+        policy, count = experiment.state.spec.policy, len(request.increments)
 
         def replied(outcome: Outcome) -> None:
             if isinstance(outcome, list):
                 reply(start, outcome)
-            elif len(request.increments) == 1 or isinstance(outcome, StoreUnavailable | Busy):
-                reply(start, [outcome] * len(request.increments))
+            elif count == 1 or isinstance(outcome, StoreUnavailable | Busy):
+                reply(start, [self._refused(outcome, count)] * count)
             elif self._is_credited_with(policy, experiment):
                 for index, increment in enumerate(request.increments, start):
                     self._submit(experiment, msgspec.structs.replace(request, increments=[increment]), index, reply)
             else:
-                reply(start, [policy_changed()] * len(request.increments))
+                reply(start, [self._refused(policy_changed(), count)] * count)
 
         try:
             self._commit(experiment, request, replied)
@@ -112,7 +113,11 @@ class Rewards(Registry, ABC):
 
         update_count: about as many as it has; Busy at once where they would find no room.
         """
-        with self.store.promised(update_count):
+        with ExitStack() as promise:
+            try:
+                promise.enter_context(self.store.promised(update_count))
+            except Busy as error:
+                raise self._refused(error, update_count) from None
             async with self._one_at_a_time:
                 yield
 
@@ -183,7 +188,14 @@ class Rewards(Registry, ABC):
         self, experiment: Experiment, increments: Sequence[Increment], now: float
     ) -> asyncio.Future[list[bool]]:
         future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-        self._commit(experiment, request_of(experiment, increments, now), partial(settle, future))
+
+        def replied(outcome: Outcome) -> None:
+            settle(future, outcome if isinstance(outcome, list) else self._refused(outcome, len(increments)))
+
+        try:
+            self._commit(experiment, request_of(experiment, increments, now), replied)
+        except MultiarmError as error:
+            raise self._refused(error, len(increments)) from None
         return future
 
     def _is_credited_with(self, policy: AnyPolicy, experiment: Experiment) -> bool:
@@ -192,9 +204,12 @@ class Rewards(Registry, ABC):
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
         """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
-        explained = error if isinstance(error, MultiarmError) else self._foreseen(experiment, error)
-        self.refused_counts[explained.type] += 1
-        return explained
+        return self._refused(error if isinstance(error, MultiarmError) else self._foreseen(experiment, error), 1)
+
+    def _refused(self, error: E, count: int) -> E:
+        """Note why so many rewards were not counted, now that it is final."""
+        self.refused_counts[error.type if isinstance(error, MultiarmError) else MultiarmError.type] += count
+        return error
 
     def _foreseen(self, experiment: Experiment, error: Exception) -> MultiarmError:
         if isinstance(error, ForeignDecision):
@@ -213,13 +228,9 @@ class Rewards(Registry, ABC):
                 run = RewardRun(request.received_at, experiment_id, uid, epoch, increments, outcome, origin)
                 self._accountant.record_rewards(run)
                 self.duplicate_count += outcome.count(False)
-                if experiment.pending is not None:
-                    experiment.rewarded(compress(increments, outcome))
-            else:
-                reason = outcome.type if isinstance(outcome, MultiarmError) else MultiarmError.type
-                self.refused_counts[reason] += len(request.increments)
-                if isinstance(outcome, CommitUnknown):
-                    self.doubt(request.uid)
+                experiment.rewarded(list(compress(increments, outcome)))
+            elif isinstance(outcome, CommitUnknown):
+                self.doubt(request.uid)
             reply(outcome)
 
         self.store.update(request, committed)
