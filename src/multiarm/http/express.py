@@ -108,11 +108,12 @@ Waiting: TypeAlias = tuple[Connection, Plain, bytes, Turn]  # a request with a b
 
 
 class Rewards(NamedTuple):
-    """Those of one group."""
+    """Those of one group. credited: bodies without a key of their own; the same one adds the same again."""
 
     group: Group
     experiment: Experiment
     increments: list[Increment]
+    credited: dict[bytes, Increment]
 
 
 class ExpressLane:
@@ -252,8 +253,12 @@ class ExpressLane:
             try:
                 if rewards is None:
                     experiment = supervisor.experiment(plain.experiment_id)
-                    rewards = rewards_of[plain.experiment_id] = Rewards(Group(plain, turn, []), experiment, [])
-                increment = supervisor.credit(rewards.experiment, operations.decode_update(body), turn.now)
+                    rewards = rewards_of[plain.experiment_id] = Rewards(Group(plain, turn, []), experiment, [], {})
+                increment = rewards.credited.get(body)
+                if increment is None:
+                    increment = supervisor.credit(rewards.experiment, operations.decode_update(body), turn.now)
+                    if increment.key is None:
+                        rewards.credited[body] = increment
             except Exception as error:
                 self._tell(connection, plain, turn, error)
                 continue

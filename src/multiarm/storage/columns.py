@@ -172,7 +172,7 @@ def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
 
 
 def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
-    times, experiment_ids, uids, epochs, _, news, origins, _, withdrawn = zip(*runs, strict=True)
+    times, experiment_ids, uids, epochs, _, news, origins, corrects, withdrawn = zip(*runs, strict=True)
     counts = [run.row_count for run in runs]
     increments = [i for run in runs for i in run.increments]
     rewards = [i.reward for i in increments]
@@ -188,14 +188,24 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
         pa.array(rewards, pa.float64(), mask=gone),
         [i.evidence_time for i in increments],
         [i.ts for i in increments],
-        [i.key and i.key[2:] if i.unique is None else None for i in increments],
-        [i.unique and i.unique.hex() for i in increments],
-        [i.propensity for i in increments],
+        *_names(increments),
         list(chain.from_iterable(news)),
         [i.exposure for i in increments],
         [i.events for i in increments],
         pa.array(counted, pa.float64(), mask=gone),
-        [run.corrects for run in runs for _ in range(run.row_count)],
+        _repeated_numbers(corrects, counts),
+    )
+
+
+def _names(increments: Sequence[Increment]) -> Iterable[Column]:
+    """Keys, decisions and their propensities; plain rewards, the most in many places, have none of them."""
+    keys = [i.key for i in increments]
+    if not any(keys):
+        return [[None] * len(keys)] * 3
+    return (
+        [key and key[2:] if i.unique is None else None for i, key in zip(increments, keys, strict=True)],
+        [i.unique and i.unique.hex() for i in increments],
+        [i.propensity for i in increments],
     )
 
 
@@ -220,6 +230,10 @@ def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:
 
 def _repeated(texts: Sequence[str | None], counts: Sequence[int]) -> Any:
     return pa.array(texts, pa.string()).take(np.repeat(np.arange(len(counts)), counts))
+
+
+def _repeated_numbers(numbers: Sequence[float | None], counts: Sequence[int]) -> Any:
+    return pa.array(numbers, pa.float64()).take(np.repeat(np.arange(len(counts)), counts))
 
 
 def _array(field: Any, values: Column) -> Any:

@@ -166,21 +166,10 @@ def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest])
     keyed: dict[tuple[int, int], dict[str, KeyedRow | MeasuredKeyedRow]] = defaultdict(dict)
     news: list[list[bool]] = []
     for request in requests:
-        received_at = request.received_at
-        plain_rows, keyed_rows = plain[request.uid, request.epoch], keyed[request.uid, request.epoch]
         new = [True] * len(request.increments)
         news.append(new)
-        if request.policy is not None:
-            collect_measured(request, new, plain_rows, keyed_rows)
-            continue
-        for index, i in enumerate(request.increments):
-            key, number, time, reward = i.key, i.arm.number, i.evidence_time, i.reward
-            if key is None:
-                plain_rows.append((number, time, received_at, reward))
-            elif key in keyed_rows:
-                new[index] = False
-            else:
-                keyed_rows[key] = key, number, time, received_at, i.issued_at, reward, i.propensity
+        collect = collect_rows if request.policy is None else collect_measured
+        collect(request, new, plain[request.uid, request.epoch], keyed[request.uid, request.epoch])
     for (uid, epoch), rows in plain.items():
         if rows:
             insert_plain(driver, (uid, epoch, node), rows)
@@ -198,13 +187,33 @@ def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest])
     return news
 
 
+def collect_rows(
+    request: UpdateRequest,
+    new: list[bool],
+    plain_rows: list[PlainRow | MeasuredPlainRow],
+    keyed_rows: dict[str, KeyedRow | MeasuredKeyedRow],
+) -> None:
+    """The rows of a request; `new` becomes False where a key came before."""
+    received_at, increments = request.received_at, request.increments
+    rows = [(i.arm.number, i.evidence_time, received_at, i.reward) for i in increments if i.key is None]
+    plain_rows += rows
+    if len(rows) == len(increments):
+        return
+    for index, i in enumerate(increments):
+        key = i.key
+        if key in keyed_rows:
+            new[index] = False
+        elif key is not None:
+            keyed_rows[key] = key, i.arm.number, i.evidence_time, received_at, i.issued_at, i.reward, i.propensity
+
+
 def collect_measured(
     request: UpdateRequest,
     new: list[bool],
     plain_rows: list[PlainRow | MeasuredPlainRow],
     keyed_rows: dict[str, KeyedRow | MeasuredKeyedRow],
 ) -> None:
-    """The rows of a request with what its rewards were measured over; `new` becomes False where a key came before."""
+    """The same with what its rewards were measured over."""
     received_at = request.received_at
     for index, i in enumerate(request.increments):
         key, number, time, measures = i.key, i.arm.number, i.evidence_time, (i.exposure, i.events)
