@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "audit_command": {"configuration", "domain", "storage"},
     "backup_commands": {"configuration", "storage"},
     "token_commands": {"configuration", "domain", "storage", "tokens"},
+    "process": set(),
     "server": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,

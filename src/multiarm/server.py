@@ -2,23 +2,19 @@
 
 import asyncio
 import contextlib
-import gc
-import os
-import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
 import sqlalchemy as sa
 import structlog
 import uvicorn
 
+from multiarm import process
 from multiarm.authentication import SECONDS_A_DAY, authentication, require_authentication
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.errors import StartError, Unavailable
@@ -46,12 +42,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BACKLOG_CONNECTIONS = 2048
-MOST_OPEN_FILES = 1 << 20
 TICKS_A_SECOND = 10  # of uvicorn's main loop
 TICKS_A_TIMEOUT_CHECK = 5
 FLUSH_RESERVE_S = 3  # of the time to stop, for the store and the ledger after the last request
-GC_THRESHOLD = 50_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
-SWITCH_INTERVAL_S = 0.0005  # how long a thread may keep the loop waiting for the interpreter
 
 
 class Running(NamedTuple):
@@ -134,10 +127,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings, on_started: Callable[[Running], None] = lambda _: None) -> None:
     """Run until SIGTERM or SIGINT. StartError where it cannot start."""
     require_authentication(settings)
-    os.umask(0o077)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    allow_many_connections()
-    pa.set_memory_pool(pa.system_memory_pool())  # its own pool keeps more than it uses
+    process.prepare()
     with (
         contextlib.closing(bound_socket(settings.host, settings.port)) as listener,
         asyncio.Runner(loop_factory=loop_factory()) as runner,
@@ -161,9 +151,7 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
         if lane is not None and verifier is not None:
             verifier.when_forgotten = lane.heads.forget
         server = Server(server_config(gate, lane, settings), deadline, lane, settings.shutdown_delay_s)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
+        process.settle()
         on_started(Running(url_of(listener), len(supervisor.experiments)))
         await server.serve(sockets=[listener])
         log.info("stopping")
@@ -286,14 +274,6 @@ def server_config(gate: Gate, lane: ExpressLane | None, settings: Settings) -> C
         timeout_graceful_shutdown=max(int(settings.shutdown_timeout_s) - FLUSH_RESERVE_S, 1),
         backlog=BACKLOG_CONNECTIONS,
     )
-
-
-def allow_many_connections() -> None:
-    """Shells give a process 1,024 open files, for old programs' sake; it may have as many as the hard limit says."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
