@@ -87,6 +87,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             description="Arms that /metrics lists one by one, of the oldest experiments; the others are added up.",
         ),
     ] = 1_000
+    metrics_reader_limit: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Readers of /metrics, told apart by what they may read, for whom it adds up the other arms.",
+        ),
+    ] = 64
     open_documentation: Annotated[
         bool, Meta(description="Show /docs and the OpenAPI document to those without a token too.")
     ] = False

@@ -18,6 +18,7 @@ from multiarm.http.request_meter import RequestMeter
 from multiarm.service.accountant import RequestRun
 from multiarm.service.health import HealthKeeper
 from multiarm.service.tally import Histogram
+from multiarm.settings import Settings
 from postgres import Service, run_service
 from support import RunningServer, create
 from wire_servers import LANES, settings_of
@@ -252,7 +253,7 @@ def test_nor_does_what_the_others_add_up_to(tmp_path: Path) -> None:
 def test_whoever_asks_while_a_page_is_made_gets_that_one(tmp_path: Path) -> None:
     async def story(service: Service) -> None:
         await service.create()
-        metrics = Metrics(service.supervisor, service.accountant, RequestMeter(), 10)
+        metrics = Metrics(service.supervisor, service.accountant, RequestMeter(), Settings())
         all_of_it, some = Scopes("read admin"), Scopes("read:other")
         first, same, other, open_metrics = await asyncio.gather(
             metrics.page("", all_of_it),
@@ -272,7 +273,9 @@ def test_what_the_loop_changes_is_not_read_in_the_thread(tmp_path: Path, monkeyp
         return 1 if threading.current_thread() is threading.main_thread() else 0
 
     async def story(service: Service) -> None:
-        page = await Metrics(service.supervisor, service.accountant, RequestMeter(), 10).page("", Scopes("read"))
+        page = await Metrics(service.supervisor, service.accountant, RequestMeter(), Settings()).page(
+            "", Scopes("read")
+        )
         assert b"\nmultiarm_quarantined_experiments 1.0\n" in page.body
 
     monkeypatch.setattr(HealthKeeper, "quarantined_now", property(quarantined_now))

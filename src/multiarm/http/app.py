@@ -72,5 +72,5 @@ def build_app(
     )
     bodies = Amount(settings.bodies_limit_bytes, "bodies_limit_bytes", settings.subject_share)
     meter = RequestMeter()
-    metrics = Metrics(supervisor, accountant, meter, settings.metrics_arm_limit)
+    metrics = Metrics(supervisor, accountant, meter, settings)
     return Gate(app, Services(supervisor, settings, not_ready, bodies, meter, metrics), accountant, verifier)

@@ -21,10 +21,10 @@ from multiarm.http.request_meter import RequestMeter
 from multiarm.service.accountant import Accountant
 from multiarm.service.supervisor import Supervisor
 from multiarm.service.tally import Histogram
+from multiarm.settings import Settings
 
 OTHER = "(other)"  # no id looks like this
 READ_AT_A_TIME = 200  # experiments, on the event loop
-KEPT_VIEWS = 64
 
 
 class ArmCounts(NamedTuple):
@@ -87,11 +87,11 @@ class View:
 class Metrics:
     """The page at /metrics: read on the event loop, bit by bit, and written off it. One is made at a time."""
 
-    def __init__(self, supervisor: Supervisor, accountant: Accountant, meter: RequestMeter, arm_limit: int) -> None:
+    def __init__(self, supervisor: Supervisor, accountant: Accountant, meter: RequestMeter, settings: Settings) -> None:
         self._supervisor = supervisor
         self._accountant = accountant
         self._meter = meter
-        self._arm_limit = arm_limit
+        self._settings = settings
         self._views: dict[Hashable, View] = {}  # the one that was asked for last comes last
         self._one_at_a_time = asyncio.Lock()
         self._making: dict[tuple[Hashable, str], asyncio.Task[Answer]] = {}
@@ -121,9 +121,9 @@ class Metrics:
 
     def _view(self, scopes: Scopes) -> View:
         reach = scopes.reach("read")
-        view = self._views.pop(reach) if reach in self._views else View(scopes, self._arm_limit)
+        view = self._views.pop(reach) if reach in self._views else View(scopes, self._settings.metrics_arm_limit)
         self._views[reach] = view
-        if len(self._views) > KEPT_VIEWS:
+        if len(self._views) > self._settings.metrics_reader_limit:
             del self._views[next(iter(self._views))]
         return view
 
