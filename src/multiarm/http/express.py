@@ -21,10 +21,10 @@ import asyncio
 import re
 import typing
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import structlog
 
@@ -71,22 +71,27 @@ class Connection(typing.Protocol):
     def reply(self, answer: Answer) -> Tag | None: ...
 
 
+class Operation(NamedTuple):
+    """verb: what a token must allow."""
+
+    method: str
+    route: str
+    verb: Verb
+
+
 class Plain(NamedTuple):
     """What the head of a plain request means: which operation, on which experiment, with how long a body, by whom."""
 
-    operation: "Operation"
+    operation: Operation
     experiment_id: str
     content_length: int
     bearer: Bearer
 
 
-class Operation(NamedTuple):
-    """verb: what a token must allow. alone: how one with a body is served by itself."""
-
-    method: str
-    route: str
-    verb: Verb
-    alone: Callable[[Plain, bytes], Coroutine[Any, Any, Answer]] | None = None
+DRAW = Operation("GET", "/v1/{experiment_id}/draw", "draw")
+UPDATE = Operation("POST", "/v1/{experiment_id}/update", "update")
+UPDATE_BATCH = Operation("POST", "/v1/{experiment_id}/update_batch", "update")
+OPERATIONS = {(b"GET", b"draw"): DRAW, (b"POST", b"update"): UPDATE, (b"POST", b"update_batch"): UPDATE_BATCH}
 
 
 class Turn(NamedTuple):
@@ -127,13 +132,6 @@ class ExpressLane:
         self._gate = gate
         self._supervisor = gate.services.supervisor
         self._settings = settings
-        template = "/v1/{experiment_id}"
-        self._single = Operation("POST", f"{template}/update", "update", self._update)
-        self._operations = {
-            (b"GET", b"draw"): Operation("GET", f"{template}/draw", "draw"),
-            (b"POST", b"update"): self._single,
-            (b"POST", b"update_batch"): Operation("POST", f"{template}/update_batch", "update", self._update_batch),
-        }
         self._turn: Turn | None = None  # while something waits for its end
         self._asking: dict[str, Group] = {}
         self._reporting: deque[Waiting] = deque()
@@ -153,7 +151,7 @@ class ExpressLane:
         if target is None or head.version != "1.1" or head.expects:
             return None
         experiment_id, name = target.groups()
-        operation = self._operations.get((head.method, name))
+        operation = OPERATIONS.get((head.method, name))
         if operation is None or not (self._has_body(head) if head.method == b"POST" else head.body_length == 0):
             return None
         try:
@@ -243,7 +241,7 @@ class ExpressLane:
     def _count(self, reporting: Sequence[Waiting]) -> None:
         """Single rewards of one turn go to the store together, and come back together."""
         supervisor, turn = self._supervisor, reporting[0][3]
-        together = None if supervisor.in_doubt else self._single  # what takes no more than one step
+        together = None if supervisor.in_doubt else UPDATE  # what takes no more than one step
         rewards_of: dict[str, Rewards] = {}
         for connection, plain, body, _ in reporting:
             if plain.operation is not together:
@@ -273,31 +271,31 @@ class ExpressLane:
         part = group._replace(connections=group.connections[start : start + len(outcomes)])
         self._answer_each(part, outcomes, self._counted.__getitem__, operations.COUNTED.__getitem__)
 
-    async def _update(self, plain: Plain, body: bytes) -> Answer:
-        return await operations.update(self._supervisor, plain.experiment_id, body, plain.bearer)
-
-    async def _update_batch(self, plain: Plain, body: bytes) -> Answer:
-        limit = self._settings.batch_limit_updates
-        return await operations.update_batch(self._supervisor, plain.experiment_id, body, limit, plain.bearer)
-
-    # --- answers ----------------------------------------------------------------------------------------------------
-
     def _serve_later(self, connection: Connection, plain: Plain, turn: Turn, body: bytes) -> None:
         """Answer by itself, when that can be done; uvicorn cancels it where stopping takes too long."""
 
         async def run() -> None:
-            assert plain.operation.alone is not None
             try:
-                answer = await plain.operation.alone(plain, body)
+                answer = await self._counted_alone(plain, body)
             except asyncio.CancelledError:
-                answer = problem(STOPPED)
+                self._tell(connection, plain, turn, STOPPED)
             except Exception as error:
-                answer = failed(connection, plain, error)
-            self._reply(connection, plain, turn, answer)
+                self._tell(connection, plain, turn, error)
+            else:
+                self._reply(connection, plain, turn, answer)
 
         task = asyncio.get_running_loop().create_task(run())
         connection.tasks.add(task)
         task.add_done_callback(connection.tasks.discard)
+
+    async def _counted_alone(self, plain: Plain, body: bytes) -> Answer:
+        supervisor, experiment_id, bearer = self._supervisor, plain.experiment_id, plain.bearer
+        if plain.operation is UPDATE:
+            return await operations.update(supervisor, experiment_id, body, bearer)
+        limit = self._settings.batch_limit_updates
+        return await operations.update_batch(supervisor, experiment_id, body, limit, bearer)
+
+    # --- answers ----------------------------------------------------------------------------------------------------
 
     def _refuse(self, connection: Connection, plain: Plain, turn: Turn, error: MultiarmError) -> None:
         """A token has expired, or sends too much; the answer may have to wait."""
