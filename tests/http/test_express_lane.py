@@ -1,6 +1,7 @@
 """The express lane by itself, with clients whose answers fail."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,28 @@ def test_each_of_a_turn_is_told_of_his_own_reward(tmp_path: Path) -> None:
     rows = on_a_lane(tmp_path, story)
     assert [client.status for client in clients] == list(bodies.values())
     assert rows == [("update", status) for status in sorted(bodies.values())]
+
+
+def test_the_same_words_count_as_often_as_they_come(tmp_path: Path) -> None:
+    red, green = b'{"arm_id":"red","reward":1}', b'{"arm_id":"green","reward":0}'
+    keyed, wrong = b'{"arm_id":"red","key":"a","reward":1}', b'{"arm_id":"red","reward":7}'
+    sent = [(name, body) for body in (red, keyed, red, green, wrong) * 2 for name in ("button", "other")]
+    clients = [Client() for _ in sent]
+
+    def story(lane: ExpressLane) -> list[Client]:
+        for client, (name, body) in zip(clients, sent, strict=True):
+            lane.take(client, plain(lane, "POST", f"/v1/{name}/update"), body)
+        return clients
+
+    on_a_lane(tmp_path, story)
+    assert [client.status for client in clients] == [422 if body is wrong else 200 for _, body in sent]
+    columns = ["experiment_id", "arm_id", "reward", "key", "accepted"]
+    rows = pq.read_table(tmp_path / "ledger" / "rewards", columns=columns).to_pylist()
+    for name in ("button", "other"):
+        of_it = Counter(tuple(row[column] for column in columns[1:]) for row in rows if row["experiment_id"] == name)
+        assert of_it == {
+            ("red", 1.0, None, True): 4,
+            ("green", 0.0, None, True): 2,
+            ("red", 1.0, "a", True): 1,
+            ("red", 1.0, "a", False): 1,
+        }

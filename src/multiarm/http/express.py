@@ -113,7 +113,7 @@ Waiting: TypeAlias = tuple[Connection, Plain, bytes, Turn]  # a request with a b
 
 
 class Rewards(NamedTuple):
-    """Those of one group. credited: bodies without a key of their own; the same one adds the same again."""
+    """Those of one group. credited: what each body adds, for the same words add the same."""
 
     group: Group
     experiment: Experiment
@@ -255,8 +255,7 @@ class ExpressLane:
                 increment = rewards.credited.get(body)
                 if increment is None:
                     increment = supervisor.credit(rewards.experiment, operations.decode_update(body), turn.now)
-                    if increment.key is None:
-                        rewards.credited[body] = increment
+                    rewards.credited[body] = increment
             except Exception as error:
                 self._tell(connection, plain, turn, error)
                 continue
