@@ -1,6 +1,7 @@
 """What the probes say is true: while the server loads, while its store is down, and while it stops."""
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support import RunningServer, ServerDidNotStart, assert_problem, create
+from support import RunningServer, ServerDidNotStart, assert_problem, create, read_answer
 from wire_servers import wait_until
 
 LOADING = """
@@ -61,6 +62,7 @@ class TestWhileItLoads:
                     document = assert_problem(refusal, 503, "starting")
                     assert int(refusal.headers["retry-after"]) >= 1
                     assert document["request_id"] == refusal.headers["x-request-id"]
+                    assert_named_as_asked(client)
                 with (
                     socket.create_connection(("127.0.0.1", port)) as idle,
                     socket.create_connection(("127.0.0.1", port)) as flood,
@@ -87,6 +89,27 @@ class TestWhileItLoads:
         assert refusal.value.status == 2
         assert "It broke while it loaded." in refusal.value.output
         assert "Traceback" not in refusal.value.output
+
+
+def assert_named_as_asked(client: httpx.Client) -> None:
+    """The caller's ids come back from the waiting room too; what is malformed gets one of the server's."""
+    asked = {"X-Request-Id": "shop-7", "Traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "Upgrade": "h2c"}
+    refusal = client.get("/v1/list", headers=asked)
+    document = assert_problem(refusal, 503, "starting")
+    assert (document["request_id"], document["trace_id"]) == ("shop-7", "a" * 32)
+    for answer in (refusal, client.get("/health/live", headers=asked)):
+        assert answer.headers["x-request-id"] == "shop-7"
+        assert answer.headers["traceparent"] == asked["Traceparent"]
+    port = client.base_url.port or 0
+    for head in (
+        b"GET / HTTP/1.1\r\nX-Request-Id: a b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Request-Id: a\r\n b: c\0\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+            wire.sendall(head)
+            told = read_answer(wire)
+        assert told.status == 503
+        assert re.fullmatch(r"[0-9a-f]{20}", told.headers["x-request-id"])
 
 
 def answers(client: httpx.Client) -> bool:
