@@ -155,7 +155,7 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
         def not_ready() -> str | None:
             if deadline.started:
                 return "The server is shutting down."
-            return None if store.available else "The database does not answer."
+            return store.complaint
 
         gate = build_app(supervisor, accountant, settings, not_ready, verifier)
         lane = ExpressLane(gate) if settings.express_lane else None

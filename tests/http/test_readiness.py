@@ -3,11 +3,13 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support import RunningServer, ServerDidNotStart, assert_problem, create, read_answer
+from support import RunningServer, ServerDidNotStart, assert_problem, create, read_answer, run_cli
 from wire_servers import wait_until
 
 LOADING = """
@@ -145,6 +147,56 @@ class TestWhileTheStoreIsDown:
                 wait_until(lambda: ready(client) == 503, "it is ready while another holds the database")
                 other.execute("ROLLBACK")
             wait_until(lambda: ready(client) == 200, "it does not recover")
+
+
+class TestWithoutItsDatabaseFile:
+    """What is written to a file that has no name any more is lost with the process."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[RunningServer]:
+        with RunningServer(tmp_path / "data", settings={"health_interval_s": 0.05}) as made:
+            client = made.client()
+            create(client, "a", experiment_id="x")
+            assert client.post("/v1/x/update", json={"arm_id": "a", "reward": 1}).status_code == 200
+            yield made
+
+    def assert_noticed(self, server: RunningServer) -> None:
+        client = server.client()
+        refusal = client.post("/v1/x/update", json={"arm_id": "a", "reward": 1})
+        assert "removed or replaced" in assert_problem(refusal, 503, "store-unavailable")["detail"]
+        assert "removed or replaced" in assert_problem(client.get("/health/ready"), 503, "unavailable")["detail"]
+        assert client.get("/v1/x/draw").status_code == 200
+        assert client.get("/health/live").status_code == 200
+        server.wait_for_log("database_failed")
+        assert "removed or replaced" in server.log
+
+    def test_it_is_noticed_at_the_next_reward_and_undone_when_the_file_is_back(
+        self, server: RunningServer, tmp_path: Path
+    ) -> None:
+        file, aside = server.data_dir / "multiarm.db", tmp_path / "aside.db"
+        file.rename(aside)
+        self.assert_noticed(server)
+        shutil.copy(aside, file)  # another file of the same content
+        self.assert_noticed(server)
+        aside.rename(file)
+        client = server.client()
+        wait_until(lambda: ready(client) == 200, "it does not recover")
+        assert client.post("/v1/x/update", json={"arm_id": "a", "reward": 1}).status_code == 200
+        assert server.terminate() == 0
+        assert run_cli("check", server.data_dir).returncode == 0
+
+    def test_it_is_noticed_without_a_reward_and_no_server_begins_with_nothing(self, server: RunningServer) -> None:
+        client = server.client()
+        (server.data_dir / "multiarm.db").unlink()
+        wait_until(lambda: ready(client) == 503, "it is ready though its database is gone")
+        self.assert_noticed(server)
+        assert client.get("/v1/x/audit").status_code == 503
+        assert server.terminate() == 0
+        assert not (server.data_dir / "multiarm.db").exists()
+        with pytest.raises(ServerDidNotStart, match="no database") as refusal:
+            server.restart()
+        assert refusal.value.status == 2
+        assert not (server.data_dir / "multiarm.db").exists()
 
 
 class TestWhileItStops:

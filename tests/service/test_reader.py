@@ -38,9 +38,11 @@ def test_a_database_that_cannot_be_read_is_unavailable_until_it_can(tmp_path: Pa
         path = tmp_path / "directory" / "multiarm.db"
         reader = Reader(create_engine(sqlite_url(path), reads_only=True))
         with capture_logs() as events:
+            path.parent.mkdir()
             with pytest.raises(StoreUnavailable):
                 await reader.run(lambda connection: connection.scalar(sa.text("SELECT 1")))
-            path.parent.mkdir()
+            assert not path.exists()
+            path.touch()
             assert await reader.run(lambda connection: connection.scalar(sa.text("SELECT 1"))) == 1
             with pytest.raises(ZeroDivisionError):
                 await reader.run(lambda _: 1 // 0)
