@@ -1,7 +1,6 @@
 """The gate: what every request passes on its way in, and the ledger's record of it on its way out."""
 
 import asyncio
-import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from structlog.contextvars import bound_contextvars
 
 from multiarm.auth.bearer import ANYONE, NOBODY, Bearer
 from multiarm.auth.errors import KeysUnavailable, Unauthorized, UnknownKey
-from multiarm.domain.arm import ID_PATTERN
 from multiarm.domain.errors import MultiarmError, NotFound, Stopping
 from multiarm.http.answers import UNREAD
 from multiarm.http.bodies import declared_length
@@ -23,15 +21,13 @@ from multiarm.http.origins import Origins
 from multiarm.http.problems import problem
 from multiarm.http.refusals import Refusals
 from multiarm.http.tags import TAG, Tag
-from multiarm.http.templates import UNMATCHED, Templates
+from multiarm.http.templates import UNMATCHED, Templates, experiment_in
 from multiarm.service.accountant import Accountant, RequestRun
 
 if TYPE_CHECKING:
     from multiarm.auth.verifier import Verifier  # with cryptography, which takes its time
 
-OF_ONE = "/v1/{experiment_id}"
-HOT = frozenset(f"{OF_ONE}/{name}" for name in ("draw", "update", "update_batch"))
-IS_ID = re.compile(ID_PATTERN)
+HOT = frozenset(f"/v1/{{experiment_id}}/{name}" for name in ("draw", "update", "update_batch"))
 METRICS = b"/metrics"
 OPEN = frozenset({b"/v1/ping", b"/health/live", b"/health/ready"})
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
@@ -149,14 +145,6 @@ class Gate:
 def is_told(tag: Tag, route: str, status: int) -> bool:
     """Whether answer and ledger name the request: all but plain draws and rewards, of which there are too many."""
     return tag.asked or status >= 400 or route not in HOT
-
-
-def experiment_in(path: bytes, route: str) -> str | None:
-    """Which experiment it is about; None where the path names none, or what could be no id."""
-    if not route.startswith(OF_ONE):
-        return None
-    named = path.split(b"/", 3)[2].decode("latin-1")
-    return named if IS_ID.match(named) else None
 
 
 def address_of(scope: HTTPScope) -> str:

@@ -354,4 +354,4 @@ class Protocol(HttpToolsProtocol):
         if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
             return malformed(error)
         self.tag = self.tag or new_tag()
-        return unexpected(UNKNOWN_METHOD, UNMATCHED, cause, self.tag)
+        return unexpected(UNKNOWN_METHOD, UNMATCHED, cause, tag=self.tag)

@@ -1,8 +1,13 @@
 """Which route a path belongs to, for requests that are refused before the framework looks at them too."""
 
+import re
 from collections.abc import Iterable
 
+from multiarm.domain.arm import ID_PATTERN
+
 UNMATCHED = "unmatched"
+OF_ONE = "/v1/{experiment_id}"
+IS_ID = re.compile(ID_PATTERN)
 
 
 class Templates:
@@ -42,3 +47,11 @@ class Node:
     def __init__(self) -> None:
         self.children: dict[bytes, Node] = {}
         self.template = UNMATCHED
+
+
+def experiment_in(path: bytes, route: str) -> str | None:
+    """Which experiment a path of that route is about; None where it names none, or what could be no id."""
+    if not route.startswith(OF_ONE):
+        return None
+    named = path.split(b"/", 3)[2].decode("latin-1")
+    return named if IS_ID.match(named) else None
