@@ -38,8 +38,13 @@ def queries() -> list[tuple[str, str]]:
     rules = [rule for group in alerts["groups"] for rule in group["rules"]]
     return [
         *((target["expr"], target.get("legendFormat", "")) for target in shown),
-        *((rule["expr"], " ".join(rule["annotations"].values()).replace("$labels.", "")) for rule in rules),
+        *((rule["expr"], named_in(" ".join(rule["annotations"].values()))) for rule in rules),
     ]
+
+
+def named_in(annotations: str) -> str:
+    """The labels that they name, as a legend does it."""
+    return " ".join(f"{{{{{label}}}}}" for label in re.findall(r"\$labels\.(\w+)", annotations))
 
 
 def selectors(query: str) -> list[tuple[str, str]]:

@@ -86,8 +86,8 @@ class HealthKeeper:
             raise ExperimentQuarantined(
                 f"It failed {health.failure_count} times ({health.last_error}). Rewards are still taken. "
                 "PUT /v1/{experiment_id}/enable tries it again as it is stored, PUT …/policy with another policy. If "
-                "that fails too, PUT …/restore starts again from a snapshot (GET …/history lists them), and PUT …/reset "
-                "from nothing."
+                "that fails too, PUT …/restore starts again from a snapshot (GET …/history lists them), PUT …/reset "
+                "with nothing."
             )
         raise ExperimentRestarting(f"It failed ({health.last_error}) and is restarted from its stored state.")
 
