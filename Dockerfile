@@ -27,9 +27,10 @@ USER 10001:10001
 WORKDIR /var/lib/multiarm
 VOLUME /var/lib/multiarm
 EXPOSE 8080
-# /health/live and not /health/ready: where unhealthy containers are restarted, one whose database is away for a while
-# should not be, because it still answers draws.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import http.client, os; server = http.client.HTTPConnection('127.0.0.1', int(os.environ['MULTIARM_PORT']), timeout=2); server.request('GET', '/health/live'); raise SystemExit(server.getresponse().status != 200)"]
+# /health/ready, so that whoever waits for it (`compose up --wait`, `depends_on`) waits until experiments are loaded, after
+# an upgrade up to ten minutes. Where unhealthy containers are restarted (Swarm), ask /health/live instead: one whose
+# database is away for a while still answers draws.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10m --retries=3 \
+    CMD ["python", "-c", "import http.client, os; server = http.client.HTTPConnection('127.0.0.1', int(os.environ['MULTIARM_PORT']), timeout=2); server.request('GET', '/health/ready'); raise SystemExit(server.getresponse().status != 200)"]
 ENTRYPOINT ["multiarm"]
 CMD ["serve"]

@@ -33,6 +33,7 @@ from multiarm.service.accountant import Accountant
 from multiarm.service.batch import BatchFaults
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
+from multiarm.service.reader import Reader
 from multiarm.service.rewards import request_of
 from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
@@ -310,12 +311,14 @@ def run_service(
         ledger = Ledger(folder / "ledger")
         accountant = Accountant(ledger, mailbox_size_rows=100_000, flush_interval_s=0.05, retention_days=90)
         store = StateStore(engine, NODE, mailbox_size_updates=mailbox_size_updates, clock=clock)
+        reader = Reader(create_engine(str(engine.url), timeout_s=database_timeout_s, reads_only=True))
         with ThreadPoolExecutor(1) as executor:
             supervisor = Supervisor(
                 store,
                 accountant,
                 DecisionSigner(keys, current),
                 executor,
+                reader=reader,
                 limits=experiments.Limits(),
                 restart_policy=restart_policy,
                 budget_share=budget_share,
@@ -332,6 +335,7 @@ def run_service(
             finally:
                 await supervisor.health.stop()
                 await store.stop()
+                await reader.stop()
                 accountant.stop(10)
 
     asyncio.run(asyncio.wait_for(play(clock or Clock()), 60))

@@ -26,7 +26,7 @@ STOP_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 30.0
 PROBLEM_PREFIX = "urn:multiarm:problem:"
 
-_URL = re.compile(r"https?://[^\s,]+")
+_URL = re.compile(r'https?://[^\s,"]+')
 _processes: set[subprocess.Popen[str]] = set()
 
 
@@ -167,7 +167,7 @@ class RunningServer:
         assert found, f"{text!r} is not in the log:\n{self.log}"
 
     def _start(self, port: int) -> None:
-        line_count = len(self._stdout)
+        before = len(self._stdout), len(self._stderr)
         self.process = subprocess.Popen(
             [*self.command, "serve", "--port", str(port), "--data-dir", str(self.data_dir), *self.arguments],
             env=environment(self.settings),
@@ -182,13 +182,17 @@ class RunningServer:
         ]
         deadline = time.monotonic() + START_TIMEOUT_S
         with self._said:
-            self._said.wait_for(lambda: len(self._stdout) > line_count or not self._open_streams, START_TIMEOUT_S)
-            first = self._stdout[line_count] if len(self._stdout) > line_count else ""
-        url = _URL.search(first)
+            self._said.wait_for(lambda: self._greeting(*before) or not self._open_streams, START_TIMEOUT_S)
+            url = _URL.search(self._greeting(*before))
         if url is None:
             self._fail()
         self.url = url.group()
         self._await_answer(deadline)
+
+    def _greeting(self, stdout_count: int, stderr_count: int) -> str:
+        """What it said first on stdout, or where its logs are JSON, as an event; empty where it said nothing yet."""
+        events = [line for line in self._stderr[stderr_count:] if '"event": "started"' in line]
+        return next(iter(self._stdout[stdout_count:] + events), "")
 
     def _reader(self, stream: IO[str] | None, lines: list[str]) -> threading.Thread:
         assert stream is not None

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "__init__": {"domain", "_version"},
     "__main__": {"cli"},
     "tokens": {"auth", "authentication", "domain", "settings", "storage"},
-    "audit_command": {"configuration", "domain", "storage"},
+    "audit_command": {"configuration", "domain", "logs", "storage"},
     "backup_commands": {"configuration", "storage"},
     "token_commands": {"configuration", "domain", "storage", "tokens"},
     "process": set(),

@@ -1,12 +1,15 @@
 """Logs: one event a line, whatever is in it, for people and as JSON, ours and the libraries'."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 FORMATS = ("human", "json")
 START = "import logging, sys, threading, warnings\nimport structlog\nfrom multiarm.logs import configure_logs\n"
 NASTY = ["one\ntwo", "a\r\nb", "\x1b[31mred", "x\x00\x07y", "\udcff", "nel\x85ls\u2028", "{'a': \"b\"}", "ü"]
@@ -142,3 +145,14 @@ def test_what_is_bound_to_the_context_is_in_each_line(log_format: str) -> None:
     assert "mine" in first
     assert "mine" in second
     assert "mine" not in after
+
+
+def test_docs_list_each_event_and_no_other() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    calls = re.findall(r"\blog\.(?:debug|info|warning|error|critical|exception)\(([^,)]*)", source)
+    logged = {name for call in calls for name in re.findall(r'"(\w+)"', call)}
+    assert all('"' in call for call in calls)
+    table = (ROOT / "docs" / "logs.md").read_text().partition("| event |")[2].partition("\n\n")[0]
+    listed = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == logged

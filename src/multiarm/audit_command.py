@@ -1,5 +1,6 @@
 """The command `multiarm audit`: parse, read, print."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from typer import Option
+from typer import Exit, Option
 
 from multiarm.configuration import load_settings
 from multiarm.domain.errors import StartError
@@ -18,32 +19,49 @@ from multiarm.domain.records import AuditEntry
 CHANGE_WIDTH = 60
 
 console = Console()
+errors = Console(stderr=True)
 
 
 def audit(
     *,
     experiment: Annotated[str | None, Option(help="Of experiments with this id only, deleted ones too.")] = None,
     limit: Annotated[int, Option(min=1, max=100_000, help="At most so many, the newest.")] = 50,
-    json: Annotated[bool, Option("--json", help="One entry a line, as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="One entry a line, as JSON.")] = False,
     data_dir: Annotated[str | None, Option(help="The server's folder.")] = None,
     config: Annotated[Path | None, Option(help="TOML file with the server's settings.")] = None,
 ) -> None:
     """Who changed what, the newest last; also while a server runs, and of deleted experiments."""
-    entries = read(load_settings(config, flags={"data_dir": data_dir}).data_path, limit, experiment)
-    if json:
+    directory = load_settings(config, flags={"data_dir": data_dir}).data_path
+    entries = read(directory, limit, experiment)
+    if entries is None:
+        say(f"There is no experiment {experiment!r} in {directory}, and no entry of one that had this id.")
+        raise Exit(1)
+    if as_json:
         for entry in reversed(entries):
-            console.out(msgspec.json.encode(entry).decode(), highlight=False)
+            console.out(json.dumps(msgspec.to_builtins(entry)), highlight=False)
         return
     table = Table(*(Column(name, overflow="fold") for name in ("when (UTC)", "who", "action", "experiment", "change")))
     for entry in reversed(entries):
         when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         who = entry.subject or f"anonymous{'' if entry.address is None else f', {entry.address}'}"
-        table.add_row(when, Text(who), entry.action, Text(entry.experiment_id), Text(change(entry)))
+        table.add_row(when, text(who), entry.action, text(entry.experiment_id), text(change(entry)))
     console.print(table)
 
 
-def read(directory: Path, limit: int, experiment: str | None) -> list[AuditEntry]:
-    from multiarm.storage.audit import newest
+def say(problem: str) -> None:
+    errors.print(f"multiarm: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def text(value: str) -> Text:
+    """Whoever wrote it must not drive the terminal of whoever reads it."""
+    from multiarm.logs import printable
+
+    return Text(str(printable(value)))
+
+
+def read(directory: Path, limit: int, experiment: str | None) -> list[AuditEntry] | None:
+    """The newest entries; None where no experiment has this id, and none that had it is known."""
+    from multiarm.storage.audit import is_known, newest
     from multiarm.storage.data_directory import DATABASE_FILE
     from multiarm.storage.engine import HEAD_REVISION, create_engine, current_revision, sqlite_url, transact
 
@@ -55,6 +73,8 @@ def read(directory: Path, limit: int, experiment: str | None) -> list[AuditEntry
         with engine.connect() as connection:
             if current_revision(connection) != HEAD_REVISION:
                 raise StartError("The database is of another version; start this one's server on it first.")
+            if experiment is not None and not transact(connection, lambda c: is_known(c, experiment)):
+                return None
             return transact(connection, lambda c: newest(c, limit, experiment_id=experiment))
     finally:
         engine.dispose()

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from multiarm import audit_command, backup_commands, token_commands
 from multiarm._version import __version__
-from multiarm.configuration import load_settings
+from multiarm.configuration import PREFIX, load_settings
 from multiarm.domain.errors import StartError
 from multiarm.settings import Settings
 
@@ -42,21 +43,31 @@ def serve(
     from multiarm import server
     from multiarm.logs import configure_logs
 
+    if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json":
+        configure_logs("json", "info")  # for what is wrong with the settings themselves
     settings = load_settings(config, flags={"host": host, "port": port, "data_dir": data_dir})
     configure_logs(settings.log_format, settings.log_level)
+    server.serve(settings, partial(greet, settings))
 
-    def started(running: "Running") -> None:
-        count = f"{running.experiment_count:,} experiment{'' if running.experiment_count == 1 else 's'}"
-        console.print(
-            f"multiarm {__version__} answers at {running.url}, with {count}\n"
-            f"Data lies in {settings.data_path.resolve()}\n"
-            f"{hint(settings, running.url)}; Ctrl-C stops it.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
 
-    server.serve(settings, started)
+def greet(settings: Settings, running: "Running") -> None:
+    """Say where it answers: to people on stdout, to programs as an event of the log."""
+    directory = settings.data_path.resolve()
+    if settings.log_format == "json":
+        from multiarm.logs import log
+
+        found = {"experiment_count": running.experiment_count, "data_dir": str(directory)}
+        log.info("started", url=running.url, version=__version__, **found)
+        return
+    count = f"{running.experiment_count:,} experiment{'' if running.experiment_count == 1 else 's'}"
+    console.print(
+        f"multiarm {__version__} answers at {running.url}, with {count}\n"
+        f"Data lies in {directory}\n"
+        f"{hint(settings, running.url)}; Ctrl-C stops it.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def hint(settings: Settings, url: str) -> str:
@@ -151,8 +162,18 @@ def main() -> None:
     try:
         app()
     except StartError as error:
-        errors.print(f"multiarm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        tell(error)
         raise SystemExit(2) from None
+
+
+def tell(error: StartError) -> None:
+    """What keeps it from starting: to whoever reads its log."""
+    from multiarm.logs import is_json, log
+
+    if is_json():
+        log.critical("start_failed", reason=str(error))
+    else:
+        errors.print(f"multiarm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

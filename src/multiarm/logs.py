@@ -47,6 +47,11 @@ def configure_logs(log_format: str, level: str) -> None:
     threading.excepthook = on_thread_failure
 
 
+def is_json() -> bool:
+    """Whether the log is configured, and for programs."""
+    return structlog.is_configured() and as_json in structlog.get_config()["processors"]
+
+
 def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
     log.critical(
         "thread_failed", thread=failure.thread.name if failure.thread else None, exc_info=failure.exc_value or True

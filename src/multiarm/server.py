@@ -27,6 +27,7 @@ from multiarm.http.waiting_room import waiting_room
 from multiarm.service.accountant import Accountant
 from multiarm.service.health import RestartPolicy
 from multiarm.service.housekeeping import Housekeeping
+from multiarm.service.reader import Reader
 from multiarm.service.snapshots import SnapshotRetention
 from multiarm.service.state_store import StateStore
 from multiarm.service.supervisor import Supervisor
@@ -144,7 +145,7 @@ async def run_server(settings: Settings, listener: socket.socket, on_started: Ca
         def not_ready() -> str | None:
             if deadline.started:
                 return "The server is shutting down."
-            return None if store.available else "The database does not answer."
+            return store.complaint
 
         gate = build_app(supervisor, accountant, settings, not_ready, verifier)
         lane = ExpressLane(gate) if settings.express_lane else None
@@ -176,9 +177,14 @@ async def actors(
             mailbox_size_updates=settings.store_mailbox_size_updates,
             group_limit_updates=settings.store_group_limit_updates,
         )
+        reading = partial(
+            create_engine, sqlite_url(directory.database), timeout_s=settings.database_timeout_s, reads_only=True
+        )
+        reader = Reader(reading())
+        stack.push_async_callback(reader.stop)
         executor = ThreadPoolExecutor(1, thread_name_prefix="allocator")
         stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        supervisor = build_supervisor(store, accountant, signer, executor, settings)
+        supervisor = build_supervisor(store, accountant, signer, executor, reader=reader, settings=settings)
         store.start(asyncio.get_running_loop(), supervisor.show)
         stack.push_async_callback(lambda: store.stop(deadline.left_s(reserve_s=1)))
         try:
@@ -203,8 +209,7 @@ async def actors(
         )
         housekeeping.start()
         stack.push_async_callback(lambda: housekeeping.stop(deadline.left_s(reserve_s=2)))
-        reader = create_engine(sqlite_url(directory.database), timeout_s=settings.database_timeout_s, reads_only=True)
-        verifier = await stack.enter_async_context(authentication(settings, reader))
+        verifier = await stack.enter_async_context(authentication(settings, reading()))
         yield supervisor, accountant, store, verifier
 
 
@@ -239,13 +244,20 @@ def build_accountant(directory: DataDirectory, settings: Settings) -> Accountant
 
 
 def build_supervisor(
-    store: StateStore, accountant: Accountant, signer: DecisionSigner, executor: ThreadPoolExecutor, settings: Settings
+    store: StateStore,
+    accountant: Accountant,
+    signer: DecisionSigner,
+    executor: ThreadPoolExecutor,
+    *,
+    reader: Reader,
+    settings: Settings,
 ) -> Supervisor:
     return Supervisor(
         store,
         accountant,
         signer,
         executor,
+        reader=reader,
         limits=db.Limits(
             settings.experiment_limit, settings.arm_limit, settings.arms_ever_limit, settings.payload_limit_bytes
         ),

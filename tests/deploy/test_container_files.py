@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from deploy_files import COMPOSE, DOCKERFILE, LONGEST_SHUTDOWN_S, ROOT, document, image_variables, stages
 from support import RunningServer, environment
+from wire_servers import wait_until
 
 SECRET = "a secret of no fewer than 32 bytes"
 
@@ -87,6 +89,19 @@ class TestHealthCheck:
             assert self.check(port) == 0
             assert server.terminate() == 0
             assert self.check(port) == 1
+
+    def test_one_that_lives_and_is_not_ready_is_not_healthy(self, tmp_path: Path) -> None:
+        """So `compose up --wait` does not return while experiments are loaded."""
+        settings = {"jwt_secret": SECRET, "shutdown_delay_s": 60}
+        with RunningServer(tmp_path / "data", settings=settings) as server, server.client() as client:
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: client.get("/health/ready").status_code == 503, "it is ready while it stops")
+            assert client.get("/health/live").status_code == 200
+            assert self.check(client.base_url.port or 0) == 1
+            server.kill()
+
+    def test_compose_and_the_image_have_the_same(self) -> None:
+        assert "healthcheck" not in service()
 
     def test_its_time_is_bounded(self) -> None:
         options = dict(re.findall(r"--([\w-]+)=(\d+)", of_final_stage("HEALTHCHECK")))

@@ -1,5 +1,7 @@
 """What the files in deploy/ and the operations page say of the rest of the program is so."""
 
+import base64
+import json
 import re
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from deploy_files import (
 from multiarm import __version__
 from multiarm.configuration import described, load_settings, settings_table
 from multiarm.settings import Settings
+from support import run_cli
 
+METRICS = ROOT / "docs" / "metrics.md"
 FILES = [DOCKERFILE, OPERATIONS, DEPLOY / "multiarm.service", *sorted(DEPLOY.rglob("*.yaml"))]
 ALERTS = [
     "MultiarmDown",
@@ -92,3 +96,28 @@ def test_every_setting_that_it_names_is_one() -> None:
     named = set(re.findall(rf"`([a-z_]+{units})`", OPERATIONS.read_text()))
     assert named
     assert named <= set(Settings.__struct_fields__)
+
+
+def test_kubectl_goes_to_the_namespace_that_the_page_has_made() -> None:
+    page = OPERATIONS.read_text()
+    made, rest = page.split("kubectl create namespace experiments\n", 1)
+    assert "kubectl " not in re.sub(r"`kubectl[^`]*`", "", made)
+    assert rest.startswith("kubectl config set-context --current --namespace experiments\n")
+    assert "kubectl --namespace" not in rest
+
+
+def test_prometheus_scrapes_by_the_name_that_the_alerts_ask_for() -> None:
+    page = METRICS.read_text()
+    alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text()
+    (job,) = re.findall(r"job_name: (\w+)", page)
+    assert set(re.findall(r'job="(\w+)"', alerts)) == {job}
+    assert f'absent(up{{job="{job}"}})' in alerts
+
+
+def test_the_scrapers_token_lives_for_long_and_no_longer_than_the_server_allows() -> None:
+    (command,) = re.findall(r"^ +multiarm (token --subject prometheus .*?)(?: >|$)", METRICS.read_text(), re.MULTILINE)
+    done = run_cli(*command.split(), settings={"jwt_secret": "a secret of no fewer than 32 bytes"})
+    assert done.returncode == 0, done.stderr
+    claims = json.loads(base64.urlsafe_b64decode(done.stdout.split(".")[1] + "=="))
+    assert claims["scope"] == "read"
+    assert claims["exp"] - claims["iat"] >= 180 * 86_400

@@ -1,8 +1,10 @@
 """Who did what, over HTTP and on the command line; every administrative route leaves an entry."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,38 @@ def test_the_command_prints_a_table(server: RunningServer, client: httpx.Client)
     assert "ucb1" in shown
     assert "arm b added" in shown
     assert printed(server, "--experiment", "table", "--limit", "1").count("table") == 1
+
+
+def test_the_command_says_where_there_is_no_such_experiment(server: RunningServer, client: httpx.Client) -> None:
+    create(client, "a", experiment_id="gone")
+    client.delete("/v1/gone/delete").raise_for_status()
+    assert "gone" in printed(server, "--experiment", "gone")
+    for more in ([], ["--json"]):
+        done = run_cli("audit", "--data-dir", server.data_dir, "--experiment", "nosuch", *more)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "There is no experiment 'nosuch'" in done.stderr
+
+
+def test_the_command_of_an_experiment_whose_entries_are_past_retention(tmp_path: Path) -> None:
+    with RunningServer(tmp_path) as server:
+        create(server.client(), "a", experiment_id="old")
+        with closing(sqlite3.connect(tmp_path / "multiarm.db")) as database, database:
+            database.execute("DELETE FROM audit")
+        assert printed(server, "--experiment", "old", "--json") == ""
+
+
+def test_a_subject_drives_no_terminal(server: RunningServer) -> None:
+    evil = "eve\x1b[2J\x9b31m\u202e"
+    name, _, value = bearing(token("admin", sub=evil)).partition(": ")
+    with server.client() as client:
+        client.headers[name] = value
+        create(client, "a", experiment_id="terminal")
+    shown = printed(server, "--experiment", "terminal")
+    assert "eve" in shown
+    assert all(line.isprintable() for line in shown.splitlines())
+    line = printed(server, "--experiment", "terminal", "--json")
+    assert line.rstrip("\n").isprintable()
+    assert json.loads(line)["subject"] == evil
 
 
 def test_pages(client: httpx.Client) -> None:

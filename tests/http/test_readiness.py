@@ -1,12 +1,15 @@
 """What the probes say is true: while the server loads, while its store is down, and while it stops."""
 
 import os
+import re
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support import RunningServer, ServerDidNotStart, assert_problem, create
+from support import RunningServer, ServerDidNotStart, assert_problem, create, read_answer, run_cli
 from wire_servers import wait_until
 
 LOADING = """
@@ -61,6 +64,7 @@ class TestWhileItLoads:
                     document = assert_problem(refusal, 503, "starting")
                     assert int(refusal.headers["retry-after"]) >= 1
                     assert document["request_id"] == refusal.headers["x-request-id"]
+                    assert_named_as_asked(client)
                 with (
                     socket.create_connection(("127.0.0.1", port)) as idle,
                     socket.create_connection(("127.0.0.1", port)) as flood,
@@ -87,6 +91,27 @@ class TestWhileItLoads:
         assert refusal.value.status == 2
         assert "It broke while it loaded." in refusal.value.output
         assert "Traceback" not in refusal.value.output
+
+
+def assert_named_as_asked(client: httpx.Client) -> None:
+    """The caller's ids come back from the waiting room too; what is malformed gets one of the server's."""
+    asked = {"X-Request-Id": "shop-7", "Traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "Upgrade": "h2c"}
+    refusal = client.get("/v1/list", headers=asked)
+    document = assert_problem(refusal, 503, "starting")
+    assert (document["request_id"], document["trace_id"]) == ("shop-7", "a" * 32)
+    for answer in (refusal, client.get("/health/live", headers=asked)):
+        assert answer.headers["x-request-id"] == "shop-7"
+        assert answer.headers["traceparent"] == asked["Traceparent"]
+    port = client.base_url.port or 0
+    for head in (
+        b"GET / HTTP/1.1\r\nX-Request-Id: a b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Request-Id: a\r\n b: c\0\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+            wire.sendall(head)
+            told = read_answer(wire)
+        assert told.status == 503
+        assert re.fullmatch(r"[0-9a-f]{20}", told.headers["x-request-id"])
 
 
 def answers(client: httpx.Client) -> bool:
@@ -122,6 +147,56 @@ class TestWhileTheStoreIsDown:
                 wait_until(lambda: ready(client) == 503, "it is ready while another holds the database")
                 other.execute("ROLLBACK")
             wait_until(lambda: ready(client) == 200, "it does not recover")
+
+
+class TestWithoutItsDatabaseFile:
+    """What is written to a file that has no name any more is lost with the process."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[RunningServer]:
+        with RunningServer(tmp_path / "data", settings={"health_interval_s": 0.05}) as made:
+            client = made.client()
+            create(client, "a", experiment_id="x")
+            assert client.post("/v1/x/update", json={"arm_id": "a", "reward": 1}).status_code == 200
+            yield made
+
+    def assert_noticed(self, server: RunningServer) -> None:
+        client = server.client()
+        refusal = client.post("/v1/x/update", json={"arm_id": "a", "reward": 1})
+        assert "removed or replaced" in assert_problem(refusal, 503, "store-unavailable")["detail"]
+        assert "removed or replaced" in assert_problem(client.get("/health/ready"), 503, "unavailable")["detail"]
+        assert client.get("/v1/x/draw").status_code == 200
+        assert client.get("/health/live").status_code == 200
+        server.wait_for_log("database_failed")
+        assert "removed or replaced" in server.log
+
+    def test_it_is_noticed_at_the_next_reward_and_undone_when_the_file_is_back(
+        self, server: RunningServer, tmp_path: Path
+    ) -> None:
+        file, aside = server.data_dir / "multiarm.db", tmp_path / "aside.db"
+        file.rename(aside)
+        self.assert_noticed(server)
+        shutil.copy(aside, file)  # another file of the same content
+        self.assert_noticed(server)
+        aside.rename(file)
+        client = server.client()
+        wait_until(lambda: ready(client) == 200, "it does not recover")
+        assert client.post("/v1/x/update", json={"arm_id": "a", "reward": 1}).status_code == 200
+        assert server.terminate() == 0
+        assert run_cli("check", server.data_dir).returncode == 0
+
+    def test_it_is_noticed_without_a_reward_and_no_server_begins_with_nothing(self, server: RunningServer) -> None:
+        client = server.client()
+        (server.data_dir / "multiarm.db").unlink()
+        wait_until(lambda: ready(client) == 503, "it is ready though its database is gone")
+        self.assert_noticed(server)
+        assert client.get("/v1/x/audit").status_code == 503
+        assert server.terminate() == 0
+        assert not (server.data_dir / "multiarm.db").exists()
+        with pytest.raises(ServerDidNotStart, match="no database") as refusal:
+            server.restart()
+        assert refusal.value.status == 2
+        assert not (server.data_dir / "multiarm.db").exists()
 
 
 class TestWhileItStops:

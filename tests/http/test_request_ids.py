@@ -23,6 +23,8 @@ BROKEN = """
 from multiarm.http import operations
 def broken(*_): raise RuntimeError("nobody\\nforesaw this")
 operations.drawn = operations.decode_update = broken
+from multiarm.service.supervisor import Supervisor
+Supervisor.stats = broken
 from multiarm.cli import main
 main()
 """
@@ -81,6 +83,9 @@ class TestWhatTheCallerSends:
             [f"traceparent: {TRACEPARENT[:-1]}"],
             [f"traceparent: {TRACEPARENT}-more"],
             [f"traceparent: ff{TRACEPARENT[2:]}"],
+            [f"traceparent: 01{TRACEPARENT[2:]}more"],
+            [f"traceparent: 01{TRACEPARENT[2:-1]}"],
+            [f"traceparent: 01{TRACEPARENT[2:]}-{'x' * 201}"],
             [f"traceparent: 00-{'0' * 32}-b7ad6b7169203331-01"],
             [f"traceparent: 00-{TRACE_ID}-{'0' * 16}-01"],
             [f"traceparent: {TRACEPARENT}", f"traceparent: {TRACEPARENT}"],
@@ -92,6 +97,14 @@ class TestWhatTheCallerSends:
         made, trace = ids(ask(server, get("/v1/list", *headers)))
         assert MADE.fullmatch(made or "")
         assert trace is None
+
+    @pytest.mark.parametrize("more", ["", "-", "-what-will-be"])
+    def test_may_be_a_trace_of_a_later_version(self, server: RunningServer, more: str) -> None:
+        later = f"01{TRACEPARENT[2:]}{more}"
+        for path, status in (("/v1/ids/draw", 200), ("/v1/nobody", 404)):
+            answer = ask(server, get(path, f"traceparent: {later}"))
+            assert (answer.status, ids(answer)[1]) == (status, later)
+        assert answer.json["trace_id"] == TRACE_ID
 
     def test_of_one_request_is_not_said_of_the_next(self, server: RunningServer) -> None:
         plain, tagged = get("/v1/ids/draw"), get("/v1/ids/draw", ID)
@@ -161,6 +174,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             assert ask(server, said).status == 404, number
         traced = f"traceparent: {TRACEPARENT}"
         assert ask(server, post("/v1/x/update", {}, "X-Request-Id: fails", traced)).json["request_id"] == "fails"
+        assert ask(server, get("/v1/x/stats?secret", "X-Request-Id: stats")).status == 500
         assert ask(server, post("/v1/x/update_batch", batch(1), "X-Request-Id: counts", traced)).status == 200
         assert ask(server, post("/v1/x/update_batch", batch(1))).status == 200
         assert server.terminate() == 0
@@ -187,9 +201,14 @@ def test_the_ledger_has_them(told: RunningServer) -> None:
 
 def test_the_log_has_them(told: RunningServer) -> None:
     events = [json.loads(line) for line in told.log.splitlines()]
-    [failure] = [event for event in events if event["event"] == "request_failed"]
+    failures = [event for event in events if event["event"] == "request_failed"]
+    failure, other = failures
     assert (failure["request_id"], failure["trace_id"], failure["level"]) == ("fails", TRACE_ID, "error")
-    assert "RuntimeError: nobody\nforesaw this" in failure["exception"]
+    assert (other["request_id"], other["method"]) == ("stats", "GET")
+    for failure, name in zip(failures, ("update", "stats"), strict=True):
+        assert (failure["route"], failure["experiment_id"]) == (f"/v1/{{experiment_id}}/{name}", "x")
+        assert "RuntimeError: nobody\nforesaw this" in failure["exception"]
+    assert "secret" not in told.log
 
 
 def test_an_answer_that_fails_is_logged_with_them(tmp_path: Path) -> None:

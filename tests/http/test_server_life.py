@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from multiarm import __version__
 from support import RunningServer, ServerDidNotStart, create, read_answer, reward, run_cli
 
 
@@ -237,10 +238,26 @@ class TestWhatItSays:
             ask_much(server)
             assert server.terminate() == 0
             lines = server.log.splitlines()
+            assert server.stdout == ""
         assert 0 < len(lines) < 10
+        started = next(found for found in map(json.loads, lines) if found["event"] == "started")
+        assert (started["url"], started["version"], started["experiment_count"]) == (server.url, __version__, 0)
+        assert started["data_dir"] == str((tmp_path / "data").resolve())
         for line in lines:
             assert {"event", "level", "timestamp"} <= set(json.loads(line))
             assert "/v1/" not in line
+
+    @pytest.mark.parametrize(
+        ("settings", "reason"),
+        [({"port": "none"}, "environment variable MULTIARM_PORT"), ({"host": "0.0.0.0"}, "without authentication")],
+    )
+    def test_as_json_why_it_does_not_start(self, tmp_path: Path, settings: dict[str, str], reason: str) -> None:
+        done = run_cli("serve", "--data-dir", tmp_path, settings=settings | {"log_format": "json"})
+        assert (done.returncode, done.stdout) == (2, "")
+        [line] = done.stderr.splitlines()
+        failed = json.loads(line)
+        assert (failed["event"], failed["level"]) == ("start_failed", "critical")
+        assert reason in failed["reason"]
 
 
 def ask_much(server: RunningServer) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from multiarm.domain.errors import ExperimentNotFound, InvalidField, NotRestored, SnapshotNotFound, StaleEpoch
+from multiarm.domain.errors import (
+    ExperimentNotFound,
+    ExperimentQuarantined,
+    InvalidField,
+    NotRestored,
+    SnapshotNotFound,
+    StaleEpoch,
+)
 from multiarm.domain.policies import EXP3, UCB1, Thompson
 from multiarm.domain.spec import ArmSpec, PolicyChange, Restore, Update
 from multiarm.service.history import HistoryPoint
@@ -291,6 +298,8 @@ class TestRestore:
                 while health.of(uid).status != "quarantined":
                     health.failed(experiment, ZeroDivisionError())
                     await asyncio.sleep(0.005)
+            with pytest.raises(ExperimentQuarantined, match="PUT …/restore starts again from a snapshot"):
+                service.supervisor.draw("button")
             await service.supervisor.restore("button", Restore(at=NOON))
             assert health.is_running(uid)
             service.supervisor.draw("button")

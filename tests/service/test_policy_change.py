@@ -402,7 +402,7 @@ class TestQuarantine:
                 with suppress(Exception):
                     supervisor.draw("button")
                 await asyncio.sleep(0.001)
-            with pytest.raises(ExperimentQuarantined, match="policy tries it again"):
+            with pytest.raises(ExperimentQuarantined, match="policy with another policy"):
                 supervisor.draw("button")
             await change(service, ThompsonGaussian())
             assert supervisor.health.of(uid).failure_count == 0

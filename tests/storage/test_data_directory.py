@@ -66,6 +66,18 @@ class TestDataDirectory:
         with DataDirectory(tmp_path) as directory:  # the attempt before did not keep the lock
             assert directory.node == 17
 
+    def test_one_that_lost_its_database_is_refused_but_no_first_start_that_was_cut_off(self, tmp_path: Path) -> None:
+        DataDirectory(tmp_path).close()
+        (tmp_path / "multiarm.db").touch()
+        DataDirectory(tmp_path).close()
+        (tmp_path / "ledger").mkdir()
+        for _ in range(2):
+            with pytest.raises(StartError, match=r"no database.*multiarm restore.*or remove"):
+                DataDirectory(tmp_path)
+            (tmp_path / "multiarm.db").unlink(missing_ok=True)
+        (tmp_path / "multiarm.db").write_text("whatever")
+        DataDirectory(tmp_path).close()
+
 
 class TestCheck:
     @pytest.fixture

@@ -22,7 +22,15 @@ from multiarm.domain.evidence import Row
 from multiarm.storage import experiments, schema
 from multiarm.storage.check import check_directory
 from multiarm.storage.data_directory import DataDirectory
-from multiarm.storage.engine import HEAD_REVISION, MAX_ATTEMPTS, create_engine, current_revision, is_lost, migrate
+from multiarm.storage.engine import (
+    HEAD_REVISION,
+    MAX_ATTEMPTS,
+    create_engine,
+    current_revision,
+    is_lost,
+    migrate,
+    sqlite_url,
+)
 from multiarm.storage.schema import experiment, metadata
 from postgres import KINDS, NOON, Database, bundle, database_of, plain
 from support import RunningServer, reward, stats
@@ -316,3 +324,19 @@ class TestPostgresql:
                 database.run(lambda c: work(c, 2, "53100"))  # disk full: not worth another attempt
             assert len(attempts) == 1
             assert database.load(state).epoch == 2
+
+
+def test_who_only_reads_makes_no_file_and_finds_one_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "a b#ü&=" / "multiarm.db"
+    path.parent.mkdir()
+    reader = create_engine(sqlite_url(path), reads_only=True)
+    with pytest.raises(sa.exc.OperationalError, match="unable to open"):
+        reader.connect()
+    assert list(path.parent.iterdir()) == []
+    writer = create_engine(sqlite_url(path))
+    with writer.connect() as connection, connection.begin():
+        connection.exec_driver_sql("CREATE TABLE there (is_one)").close()
+    with reader.connect() as connection:
+        assert sa.inspect(connection).get_table_names() == ["there"]
+    for engine in (reader, writer):
+        engine.dispose()

@@ -320,6 +320,10 @@ class CommitUnknown(StoreUnavailable):
     """The commit was sent and its outcome is not known; a keyed request can be repeated safely."""
 
 
+class DatabaseGone(StoreUnavailable):
+    """Another file stands in the place of the one that is open, or none."""
+
+
 class ExperimentQuarantined(Unavailable):
     type = "experiment-quarantined"
     title = "The experiment keeps failing and is set aside"

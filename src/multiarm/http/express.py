@@ -361,4 +361,4 @@ def failed(connection: Connection, plain: Plain, error: BaseException) -> Answer
     if isinstance(error, MultiarmError):
         return problem(plain.bearer.told(error))
     connection.tag = connection.tag or new_tag()
-    return unexpected(plain.operation.method, plain.operation.route, error, connection.tag)
+    return unexpected(plain.operation.method, plain.operation.route, error, plain.experiment_id, connection.tag)

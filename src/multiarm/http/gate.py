@@ -1,18 +1,17 @@
 """The gate: what every request passes on its way in, and the ledger's record of it on its way out."""
 
 import asyncio
-import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from litestar import Litestar
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from multiarm.auth.bearer import ANYONE, NOBODY, Bearer
 from multiarm.auth.errors import KeysUnavailable, Unauthorized, UnknownKey
-from multiarm.domain.arm import ID_PATTERN
 from multiarm.domain.errors import MultiarmError, NotFound, Stopping
 from multiarm.http.answers import UNREAD
 from multiarm.http.bodies import declared_length
@@ -22,14 +21,13 @@ from multiarm.http.origins import Origins
 from multiarm.http.problems import problem
 from multiarm.http.refusals import Refusals
 from multiarm.http.tags import TAG, Tag
+from multiarm.http.templates import UNMATCHED, Templates, experiment_in
 from multiarm.service.accountant import Accountant, RequestRun
 
 if TYPE_CHECKING:
     from multiarm.auth.verifier import Verifier  # with cryptography, which takes its time
 
-UNMATCHED = "unmatched"
 HOT = frozenset(f"/v1/{{experiment_id}}/{name}" for name in ("draw", "update", "update_batch"))
-IS_ID = re.compile(ID_PATTERN)
 METRICS = b"/metrics"
 OPEN = frozenset({b"/v1/ping", b"/health/live", b"/health/ready"})
 STOPPED = Stopping("The server stops; this may have happened all the same. Repeat it, with its key if it has one.")
@@ -42,7 +40,7 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, services: Services, accountant: Accountant, verifier: "Verifier | None" = None
+        self, app: Litestar, services: Services, accountant: Accountant, verifier: "Verifier | None" = None
     ) -> None:
         settings = services.settings
         self.app = app
@@ -55,7 +53,7 @@ class Gate:
         self._documentation_is_open = settings.open_documentation
         self.refusals = Refusals(settings.refusal_rate_limit_per_s, settings.refusal_delay_limit_s)
         self._requests = Amount(settings.request_limit, "request_limit", settings.subject_share)
-        self._templates: dict[str, str] = {}
+        self._templates = Templates(route.path_format for route in app.routes)
 
     def record(self, run: RequestRun, tag: Tag | None = None) -> None:
         """For the ledger and the metrics. tag: what a request is called that has been told so."""
@@ -69,18 +67,20 @@ class Gate:
             await self.app(scope, receive, send)
             return
         tag: Tag = scope["state"][TAG]
+        route = self.route_of(scope["raw_path"])
 
         async def send_tagged(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._is_told(tag, scope, message["status"]):
+            if message["type"] == "http.response.start" and is_told(tag, route, message["status"]):
                 message["headers"] = [*tag.headers, *message["headers"]]
             await send(message)
 
         with bound_contextvars(**tag.fields):
-            await self._serve(scope, receive, send_tagged, tag)
+            await self._serve(scope, receive, send_tagged, route)
 
-    async def _serve(self, scope: HTTPScope, receive: Receive, send: Send, tag: Tag) -> None:
+    async def _serve(self, scope: HTTPScope, receive: Receive, send: Send, route: str) -> None:
         start, now = time.perf_counter(), self.clock()
         state = scope["state"]
+        tag: Tag = state[TAG]
         state["services"] = self.services
         state[UNREAD] = scope["http_version"] == "1.1" and any(name == b"expect" for name, _ in scope["headers"])
         status = 500  # where nothing is answered
@@ -94,11 +94,9 @@ class Gate:
                 await problem(STOPPED)(scope, receive, send)
         finally:
             duration_s = time.perf_counter() - start
-            named = scope.get("path_params", {}).get("experiment_id", "")
-            experiment_id = named if IS_ID.match(named) else None
-            route = self._route(scope)
+            experiment_id = experiment_in(scope["raw_path"], route)
             run = RequestRun(now, scope["method"], route, status, duration_s, experiment_id, trace_id=tag.trace_id)
-            self.record(run, tag if self._is_told(tag, scope, status) else None)
+            self.record(run, tag if is_told(tag, route, status) else None)
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
@@ -139,19 +137,14 @@ class Gate:
             raise Unauthorized("Send one token, as `Authorization: Bearer …`; `multiarm token` mints some.")
         return self._verifier.bearer(found[0], self.clock())
 
-    def _is_told(self, tag: Tag, scope: HTTPScope, status: int) -> bool:
-        """Whether answer and ledger name the request: all but plain draws and rewards, of which there are too many."""
-        return tag.asked or status >= 400 or self._route(scope) not in HOT
+    def route_of(self, path: bytes) -> str:
+        """The template of the path's route, UNMATCHED where there is none; also for who is refused here."""
+        return self._templates.of(path) if is_canonical(path) else UNMATCHED
 
-    def _route(self, scope: HTTPScope) -> str:
-        """The route's template without the framework's types: `/v1/{experiment_id}/draw`."""
-        template = scope.get("path_template", "")
-        if not template:
-            return UNMATCHED
-        known = self._templates.get(template)
-        if known is None:
-            known = self._templates[template] = template.replace(":str}", "}")
-        return known
+
+def is_told(tag: Tag, route: str, status: int) -> bool:
+    """Whether answer and ledger name the request: all but plain draws and rewards, of which there are too many."""
+    return tag.asked or status >= 400 or route not in HOT
 
 
 def address_of(scope: HTTPScope) -> str:
@@ -166,8 +159,14 @@ def has_large_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def require_canonical(path: bytes) -> None:
-    if b"%" in path or b"//" in path or (b"/." in path and is_dotted(path)) or (path.endswith(b"/") and path != b"/"):
+    if not is_canonical(path):
         raise NotFound("A path has no doubled or trailing slash, no dot segment and no percent-encoding.")
+
+
+def is_canonical(path: bytes) -> bool:
+    if b"%" in path or b"//" in path or (path.endswith(b"/") and path != b"/"):
+        return False
+    return b"/." not in path or not is_dotted(path)
 
 
 def is_dotted(path: bytes) -> bool:

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
 from prometheus_client.metrics_core import HistogramMetricFamily as HistogramFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from multiarm._version import __version__
 from multiarm.auth.scopes import Scopes
@@ -233,7 +234,7 @@ def histogram(name: str, text: str, seen: Histogram) -> Metric:
 
 def add_histogram(family: HistogramFamily, labels: Sequence[str], seen: Histogram) -> None:
     buckets, count = [], 0
-    for bound, more in zip([*map(repr, seen.bounds), "+Inf"], list(seen.counts), strict=True):
+    for bound, more in zip([*map(floatToGoString, seen.bounds), "+Inf"], list(seen.counts), strict=True):
         count += more
         buckets.append((bound, float(count)))
     family.add_metric(list(labels), buckets, seen.total)

@@ -15,6 +15,7 @@ from multiarm.domain import errors
 from multiarm.domain.errors import Fault, MultiarmError
 from multiarm.http.answers import Answer, Header
 from multiarm.http.tags import Tag
+from multiarm.http.templates import UNMATCHED, experiment_in
 
 log = structlog.get_logger()
 
@@ -146,12 +147,16 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Any:
-    return unexpected(request.method, request.url.path, error)
+    route = request.scope.get("path_template") or UNMATCHED
+    return unexpected(request.method, route, error, experiment_in(request.scope["raw_path"], route))
 
 
-def unexpected(method: str, path: str, error: BaseException, tag: Tag | None = None) -> Answer:
+def unexpected(
+    method: str, route: str, error: BaseException, experiment_id: str | None = None, tag: Tag | None = None
+) -> Answer:
     """The answer to what nobody foresaw; the log has it all. tag: None where the log knows it already."""
-    log.error("request_failed", method=method, path=path, exc_info=error, **({} if tag is None else tag.fields))
+    known = ({} if experiment_id is None else {"experiment_id": experiment_id}) | ({} if tag is None else tag.fields)
+    log.error("request_failed", method=method, route=route, exc_info=error, **known)
     return answer(500, "internal-error", "Internal error", "This is a fault of the server; its log says more.")
 
 

@@ -20,12 +20,13 @@ from multiarm.http.answers import Answer
 from multiarm.http.config import Config, WaitsFor
 from multiarm.http.express import Plain
 from multiarm.http.framing import END_OF_HEAD, Framing, HeadTooLarge
-from multiarm.http.gate import STOPPED, UNMATCHED
+from multiarm.http.gate import STOPPED
 from multiarm.http.head import Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
 from multiarm.http.limits import LARGE_BODY_BYTES, LargeBody, Overloaded, network_of
 from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.tags import TAG, Tag, new_tag, tag_of
+from multiarm.http.templates import UNMATCHED
 from multiarm.http.transport import Flow, JoinedWrites
 from multiarm.service.accountant import RequestRun
 
@@ -332,7 +333,11 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         else:
-            gate.record(RequestRun(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0), tag)
+            run = RequestRun(gate.clock(), UNKNOWN_METHOD, UNMATCHED, refusal.status, 0.0)
+            if self._plain is not None:
+                (method, route, *_), experiment_id, *_ = self._plain
+                run = run._replace(method=method, route=route, experiment_id=experiment_id)
+            gate.record(run, tag)
         if not (self._in_app and self.cycle.response_started):
             self.wire.write(data)
         if self.wire.can_write_eof():
@@ -349,4 +354,4 @@ class Protocol(HttpToolsProtocol):
         if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
             return malformed(error)
         self.tag = self.tag or new_tag()
-        return unexpected(UNKNOWN_METHOD, UNMATCHED, cause, self.tag)
+        return unexpected(UNKNOWN_METHOD, UNMATCHED, cause, tag=self.tag)

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import cast
 
+import httptools
+
 from multiarm.domain.errors import Starting
-from multiarm.http.answers import Answer, json_answer
+from multiarm.http.answers import Answer, Header, json_answer
 from multiarm.http.framing import END_OF_HEAD
 from multiarm.http.problems import problem
-from multiarm.http.tags import new_tag
+from multiarm.http.tags import Tag, new_tag, tag_of
 from multiarm.http.views import Status
 from multiarm.settings import Settings
 
@@ -66,9 +68,31 @@ class Visitor(asyncio.Protocol):
         self._wire.close()
 
     def _answer(self) -> None:
-        tag = new_tag()
+        tag = tag_in(self._head.partition(END_OF_HEAD)[0] + END_OF_HEAD)
         answer: Answer = json_answer(Status("ok")) if LIVE.match(self._head) else problem(STARTING).tagged(tag)
         first_headers = [(b"date", formatdate(usegmt=True).encode()), *tag.headers]
         data = answer.on_the_wire(first_headers, close=True)
         self._wire.write(data.partition(END_OF_HEAD)[0] + END_OF_HEAD if self._head.startswith(b"HEAD ") else data)
         self.leave()
+
+
+class Headers:
+    """What the parser finds."""
+
+    def __init__(self) -> None:
+        self.found: list[Header] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.found.append((name.lower(), value))
+
+
+def tag_in(head: bytes) -> Tag:
+    """What the caller knows it by, or a new one: also where this is no head that could be read."""
+    headers = Headers()
+    try:
+        httptools.HttpRequestParser(headers).feed_data(head)
+    except httptools.HttpParserUpgrade:  # after the last header
+        pass
+    except httptools.HttpParserError:
+        return new_tag()
+    return tag_of(headers.found) or new_tag()

@@ -84,8 +84,10 @@ class HealthKeeper:
             return
         if health.status == "quarantined":
             raise ExperimentQuarantined(
-                f"It failed {health.failure_count} times ({health.last_error}). Rewards are still taken; "
-                "PUT …/reset, …/enable or …/policy tries it again."
+                f"It failed {health.failure_count} times ({health.last_error}). Rewards are still taken. "
+                "PUT /v1/{experiment_id}/enable tries it again as it is stored, PUT …/policy with another policy. If "
+                "that fails too, PUT …/restore starts again from a snapshot (GET …/history lists them), PUT …/reset "
+                "with nothing."
             )
         raise ExperimentRestarting(f"It failed ({health.last_error}) and is restarted from its stored state.")
 

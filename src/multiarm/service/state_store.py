@@ -13,11 +13,11 @@ import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 
-from multiarm.domain.errors import Busy, CommitUnknown, StoreUnavailable
+from multiarm.domain.errors import Busy, CommitUnknown, DatabaseGone, StoreUnavailable
 from multiarm.domain.evidence import Row
 from multiarm.service.mailbox import Mailbox
 from multiarm.service.tally import Histogram
-from multiarm.storage.engine import is_lost, transact
+from multiarm.storage.engine import DatabaseFile, is_lost, transact
 from multiarm.storage.evidence import KnownRows
 from multiarm.storage.experiments import beat
 from multiarm.storage.rewards import GroupResult, Outcome, UpdateRequest, commit_updates
@@ -28,6 +28,7 @@ T = TypeVar("T")
 GATHER_LIMIT_S = 0.002
 LARGE_GROUP_UPDATES = 256
 REPORT_INTERVAL_S = 60.0
+SILENT = "The database does not answer."
 COMMIT_BOUNDS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 COMMIT_BOUNDS_UPDATES = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
 
@@ -54,8 +55,8 @@ class StateStore:
     """All access to the database, in order, through one bounded mailbox.
 
     Replies are called on the event loop, in the order of the commits, after `on_rows` has shown what a group
-    changed: with the result, or with the exception that says why nothing was changed. `available`: False from a
-    failure of disk or connection on, until something is written again.
+    changed: with the result, or with the exception that says why nothing was changed. `complaint`: what is wrong with
+    the database, from a failure of disk or connection on, until something is written again; None where it answers.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class StateStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.node = node
-        self.available = True
+        self.complaint: str | None = None
         self._gathering = self._arrived = False
         self._gather_until = 0.0
         self._engine = engine
+        self._file = DatabaseFile(engine)
         self._mailbox: Mailbox[Message] = Mailbox(mailbox_size_updates)
         self._group_limit = group_limit_updates
         self._clock = clock
@@ -120,17 +122,21 @@ class StateStore:
         """Room for updates that are still being read; Busy where there is none."""
         return self._mailbox.promised(update_count)
 
+    @property
+    def available(self) -> bool:
+        return self.complaint is None
+
     async def probe(self, timeout_s: float) -> None:
         """Write, and so learn whether it is `available`. StoreUnavailable where it is not."""
         work = partial(beat, node=self.node, now=self._clock())
         try:
             await asyncio.wait_for(self.run(work, self._found_well), timeout_s)
         except TimeoutError:
-            self.available = False
+            self.complaint = SILENT
             raise StoreUnavailable(f"The database has not answered for {timeout_s:g} s.") from None
 
     def _found_well(self, _written: object) -> None:
-        self.available = True
+        self.complaint = None
 
     async def run(self, work: Callable[[Connection], T], then: Callable[[T], object] | None = None) -> T:
         """Run `work` in a transaction of its own. `then` gets its result on the loop, in step with the commits.
@@ -235,12 +241,14 @@ class StateStore:
 
     def _judge(self, rows: ShownRows, outcomes: Sequence[object]) -> None:
         """Reading may go well where writing does not: only rewards and probes show that all is well again."""
-        if any(isinstance(outcome, StoreUnavailable) for outcome in outcomes):
-            self.available = False
+        failures = [outcome for outcome in outcomes if isinstance(outcome, StoreUnavailable)]
+        if failures:
+            self.complaint = str(failures[0]) if isinstance(failures[0], DatabaseGone) else SILENT
         elif rows:
-            self.available = True
+            self.complaint = None
 
     def _connected(self) -> Connection:
+        self._file.require_in_place()
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
@@ -250,6 +258,8 @@ class StateStore:
         if not is_lost(error):
             return error
         self._report(error)
+        if isinstance(error, DatabaseGone):  # as long as the connection is open, the file can be saved
+            return error
         self._give_up_connection()
         if isinstance(error, CommitUnknown):
             return error

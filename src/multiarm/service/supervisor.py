@@ -21,6 +21,7 @@ from multiarm.service.administration import Administration
 from multiarm.service.allocator import Allocator, Budget
 from multiarm.service.health import HealthKeeper, RestartPolicy
 from multiarm.service.history import HistoryPoint, points_of
+from multiarm.service.reader import Reader
 from multiarm.service.rewards import Rewards
 from multiarm.service.state_store import StateStore
 from multiarm.storage import audit, snapshots
@@ -40,6 +41,7 @@ class Supervisor(Administration, Rewards):
         signer: DecisionSigner,
         executor: Executor,
         *,
+        reader: Reader,
         limits: db.Limits,
         restart_policy: RestartPolicy,
         budget_share: float = 0.05,
@@ -53,6 +55,7 @@ class Supervisor(Administration, Rewards):
         self.clock = clock
         self._signer = signer
         self._executor = executor
+        self._reader = reader
         self._limits = limits
         self._decision_lifetime_s = decision_lifetime_s
         self._inline_limit_s = inline_limit_s
@@ -117,7 +120,7 @@ class Supervisor(Administration, Rewards):
     async def audit(self, experiment_id: str, limit: int, before: int | None) -> list[AuditEntry]:
         """Who changed what: the newest entries first, those before a number."""
         uid = self.experiment(experiment_id).state.uid
-        return await self.store.run(partial(audit.newest, limit=limit, before=before, uid=uid))
+        return await self._reader.run(partial(audit.newest, limit=limit, before=before, uid=uid))
 
     async def history(self, experiment_id: str, start: float, end: float, point_limit: int) -> list[HistoryPoint]:
         """Snapshots from `start` to `end`, the last and others spread over that time; fewer where the arms are many."""
@@ -125,10 +128,10 @@ class Supervisor(Administration, Rewards):
         arm_count = max(len(state.arms), 1)
         limit = min(point_limit, max(self._history_limit_rows // arm_count, 1))
         work = partial(snapshots.chosen, uid=state.uid, start=start, end=end, point_limit=limit)
-        numbers = await self.store.run(work)
+        numbers = await self._reader.run(work)
         points: list[HistoryPoint] = []
         step = max(READ_AT_A_TIME_ARMS // arm_count, 1)
         for index in range(0, len(numbers), step):
-            rows = await self.store.run(partial(snapshots.read, numbers=numbers[index : index + step]))
+            rows = await self._reader.run(partial(snapshots.read, numbers=numbers[index : index + step]))
             points += await asyncio.to_thread(points_of, rows, state.spec)
         return points

@@ -119,6 +119,13 @@ def newest(
     return [entry_from(row) for row in connection.execute(query)]
 
 
+def is_known(connection: Connection, experiment_id: str) -> bool:
+    """Whether an experiment has this id, or there is an entry of one that had it."""
+    live = sa.select(experiment.c.uid).where(experiment.c.id == experiment_id, experiment.c.deleted_at.is_(None))
+    entries = sa.select(audit.c.number).where(audit.c.experiment_id == experiment_id)
+    return bool(connection.scalar(sa.select(sa.or_(live.exists(), entries.exists()))))
+
+
 def entry_from(row: sa.Row[tuple[object, ...]]) -> AuditEntry:
     before, after = (None if text is None else msgspec.json.decode(text) for text in (row.before, row.after))
     who = row.subject, row.token_id, row.address

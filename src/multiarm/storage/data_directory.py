@@ -18,7 +18,8 @@ NO_NODE = 1 << 64
 class DataDirectory:
     """Holds the lock from construction until `close`. StartError where another process has it, or it cannot be used.
 
-    StartError too where a restore was cut off, for a server would begin there with nothing, unless one `takes_over`.
+    StartError too where a restore was cut off or the database is gone, for a server would begin there with nothing,
+    unless one `takes_over`.
     The directory is 0700: who reads the database can forge rewards.
     """
 
@@ -47,7 +48,7 @@ class DataDirectory:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
             if not takes_over:
-                self._require_no_copy()
+                self._require_database()
             self.node = self._load_node()
         except OSError as error:
             self.close()
@@ -87,8 +88,17 @@ class DataDirectory:
     ) -> None:
         self.close()
 
-    def _require_no_copy(self) -> None:
-        if (self.path / COPY_FILE).exists() and not self.database.exists():
+    def _require_database(self) -> None:
+        """Or a first start that was cut off: the node's number comes first, then the database, then the ledger."""
+        if self.database.exists() and self.database.stat().st_size:
+            return
+        if (self.path / NODE_FILE).exists() and self.ledger.exists():
+            raise StartError(
+                f"{self.path} holds a ledger, but no database ({DATABASE_FILE}): it was removed, and a server would "
+                "begin with nothing. Put it back; or restore a backup, with `multiarm restore FILE --data-dir` and a "
+                f"new directory; or remove {self.path} to begin with nothing."
+            )
+        if (self.path / COPY_FILE).exists():
             raise StartError(
                 f"{self.path} holds no database, but a copy that was cut off: run the same `multiarm restore` again, "
                 "or remove the directory to begin with nothing."

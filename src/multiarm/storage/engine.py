@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 
-from multiarm.domain.errors import CommitUnknown, StartError
+from multiarm.domain.errors import CommitUnknown, DatabaseGone, StartError
 
 HEAD_REVISION = "0007"
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 MAX_ATTEMPTS = 5
 CACHED_STATEMENTS = 256  # prepared, by the driver
+GONE = (
+    "The database file was removed or replaced under the running server; nothing was changed. Put it back, or stop the "
+    "server and start it on a restored backup."
+)
 
 T = TypeVar("T")
 
@@ -22,13 +27,19 @@ def sqlite_url(path: Path) -> str:
 
 
 def create_engine(url: str, *, timeout_s: float = 5.0, reads_only: bool = False) -> Engine:
-    """An engine with one connection; `timeout_s` bounds the wait for a lock. reads_only: it takes none."""
+    """An engine with one connection; `timeout_s` bounds the wait for a lock. reads_only: it takes none, and makes no
+    file where there is none.
+    """
     if not url.startswith("sqlite"):
         timeouts = {"options": f"-c lock_timeout={timeout_s * 1000:.0f}", "connect_timeout": max(int(timeout_s), 1)}
         return sa.create_engine(
             url, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED", connect_args=timeouts
         )
-    engine = sa.create_engine(url, connect_args={"timeout": timeout_s, "cached_statements": CACHED_STATEMENTS})
+    place = sa.make_url(url)
+    if reads_only:  # `ro` could not open a log that a crash left
+        file = f"file:{quote(place.database or '')}"
+        place = sa.URL.create("sqlite", database=file, query={"mode": "rw", "uri": "true"})
+    engine = sa.create_engine(place, connect_args={"timeout": timeout_s, "cached_statements": CACHED_STATEMENTS})
 
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _record: Any) -> None:
@@ -50,6 +61,30 @@ def create_engine(url: str, *, timeout_s: float = 5.0, reads_only: bool = False)
                 driver.cursor.execute("BEGIN IMMEDIATE")
 
     return engine
+
+
+class DatabaseFile:
+    """The file that an engine's database lies in, as it is now; PostgreSQL has none."""
+
+    def __init__(self, engine: Engine) -> None:
+        is_file = engine.dialect.name == "sqlite" and engine.url.database
+        self._path = Path(engine.url.database or "") if is_file else None
+        self._id = self._found()
+
+    def require_in_place(self) -> None:
+        """DatabaseGone where another stands in its place, or none: what is written to it would be lost."""
+        if self._found() != self._id:
+            raise DatabaseGone(GONE)
+
+    def _found(self) -> tuple[int, int] | None:
+        """Device and inode. As long as the file is open, no other gets the same."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class Driver:
@@ -146,7 +181,7 @@ def is_lost(error: BaseException) -> bool:
     if isinstance(error, sa.exc.DBAPIError):
         request_failed = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError | sa.exc.ProgrammingError)
         return error.connection_invalidated or not request_failed
-    return isinstance(error, OSError | CommitUnknown)
+    return isinstance(error, OSError | CommitUnknown | DatabaseGone)
 
 
 def migrate(connection: Connection) -> None:
