@@ -283,20 +283,46 @@ class TestBooks:
         assert balanced(database)
 
     @pytest.mark.parametrize("after", [1.0, None])
-    def test_rounding_beside_a_huge_reward_is_forgiven(self, database: Database, after: float | None) -> None:
-        """1e12, squared, swallows what the others said of reward²; no row tells of it after the correction."""
+    @pytest.mark.parametrize("typo", [1e4, 1e6, 1e9, 1e12])
+    @pytest.mark.parametrize("half_life_s", [None, 613.0])
+    @pytest.mark.parametrize("node", [NODE, OTHER_NODE])
+    def test_a_huge_reward_leaves_no_trace(
+        self, database: Database, typo: float, after: float | None, half_life_s: float | None, node: int
+    ) -> None:
+        """1e9, squared, swallows what the others said of reward²: they are added up again, pruned ones too."""
+        twins = [database.create(name, policy=VDBE(), half_life_s=half_life_s) for name in ("wrong", "right")]
+        for state, first in zip(twins, (typo, after), strict=True):
+            few = [plain(state, 1, 0.1 * index, time=NOON - index) for index in range(100)]
+            database.commit(bundle(state, *few[:30], received_at=NOON - 2 * DAY))
+            if first is not None:
+                database.commit(bundle(state, plain(state, 1, first, key="typo", time=NOON - 300)))
+            database.commit(bundle(state, *few[30:60], plain(state, 2, 7.0)), node=OTHER_NODE)
+            database.commit(bundle(state, *few[60:]))
+        database.run(lambda c: c.execute(sa.update(evidence).values(draw_count=321)))
+        assert database.run(partial(prune, after_number=0, before=NOON - DAY)).deleted_count == 60
+        path = database.load(twins[0]).rows[1].sums[3:]
+        done = corrected(database, twins[0], "k:typo", after, node=node)
+        assert done is not None
+        (pulls, sums), (other_pulls, other_sums) = (totals(database, state) for state in twins)
+        assert pulls == other_pulls == 100 + (after is not None)
+        assert sums[:3] == pytest.approx(other_sums[:3], rel=1e-9)
+        assert database.load(twins[0]).rows[1].sums[3:] == path
+        assert database.load(twins[0]).rows[1].draw_count == 321
+        assert database.load(twins[0], node).rows[1] == done.row
+        assert balanced(database)
+        assert database.run(partial(prune, after_number=0, before=NOON + DAY)).deleted_count > 0
+        assert balanced(database)
+
+    def test_what_the_check_takes_for_rounding_does_not_grow_with_a_huge_reward(self, database: Database) -> None:
         state = database.create(policy=ThompsonGaussian())
-        few = [plain(state, 1, 0.1 * index) for index in range(100)]
-        database.commit(bundle(state, *few[:50]))
-        database.commit(bundle(state, plain(state, 1, 1e12, key="typo")))
-        database.commit(bundle(state, *few[50:]))
-        corrected(database, state, "k:typo", after)
-        pulls, sums = totals(database, state)
-        assert pulls == 100 + (after is not None)
-        assert sums[1] == pytest.approx(495 + (after or 0), rel=1e-4)
-        assert balanced(database)
-        assert database.run(partial(prune, after_number=0, before=NOON + DAY)).deleted_count == 101
-        assert balanced(database)
+        database.commit(bundle(state, *(plain(state, 1, 1.0, key=f"{index}") for index in range(10))))
+        database.commit(bundle(state, plain(state, 1, 1e9, key="typo")))
+        corrected(database, state, "k:typo", 1.0)
+        row = database.load(state).rows[1]
+        assert row.sums == (11.0, 11.0, 11.0)
+        wrong = f"[{row.sums[0]}, {row.sums[1]}, {row.sums[2] + 1e-6}]"
+        database.run(lambda c: c.execute(sa.update(evidence).values(sums=wrong)))
+        assert not balanced(database)
 
     def test_other_wrong_sums_are_found_all_the_same(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy())

@@ -178,23 +178,37 @@ def refuse(epoch: int, reason: str) -> None:
     )
 
 
-def stored_rows(connection: Connection, uid: int, epoch: int) -> list[tuple[NodeArm, Row]]:
+def stored_rows(
+    connection: Connection, uid: int, epoch: int, number: int | None = None
+) -> list[tuple[NodeArm, Row]]:
+    """All nodes' evidence of this epoch; number: of that arm only."""
     query = sa.select(evidence).where(evidence.c.experiment == uid, evidence.c.epoch == epoch)
+    if number is not None:
+        query = query.where(evidence.c.arm == number)
     return [((row.node, row.arm), evidence_from(row)) for row in connection.execute(query)]
 
 
-def rebuilt_rows(connection: Connection, uid: int, epoch: int, spec: ExperimentSpec) -> dict[NodeArm, Row]:
-    """Each node's evidence from its own reward rows, a bounded number at a time; draw counts as they are."""
-    rows = {key: Row(draw_count=row.draw_count) for key, row in stored_rows(connection, uid, epoch)}
+def replay(
+    connection: Connection, which: sa.ColumnElement[bool], rows: Mapping[NodeArm, Row], spec: ExperimentSpec
+) -> dict[NodeArm, Row]:
+    """`rows` with those rewards added, a bounded number at a time; OverflowError where a sum would not be finite."""
+    found = dict(rows)
     columns = (reward.c[name] for name in ("node", "arm", *REPLAYED))
-    query = sa.select(*columns).where(counted_in(uid, epoch)).order_by(reward.c.number)
+    query = sa.select(*columns).where(which).order_by(reward.c.number)
+    for partition in connection.execute(query, execution_options={"yield_per": STEP_ROWS}).partitions():
+        increments: dict[NodeArm, list[Counted]] = defaultdict(list)
+        for row in partition:
+            increments[row.node, row.arm].append(replayed(row, spec))
+        for key, counted in increments.items():
+            found[key] = found.get(key, Row()).plus(counted, spec.half_life_s)
+    return found
+
+
+def rebuilt_rows(connection: Connection, uid: int, epoch: int, spec: ExperimentSpec) -> dict[NodeArm, Row]:
+    """Each node's evidence from its own reward rows; draw counts as they are, and what depends on their order at 0."""
+    rows = {key: Row(draw_count=row.draw_count) for key, row in stored_rows(connection, uid, epoch)}
     try:
-        for partition in connection.execute(query, execution_options={"yield_per": STEP_ROWS}).partitions():
-            increments: dict[NodeArm, list[Counted]] = defaultdict(list)
-            for row in partition:
-                increments[row.node, row.arm].append(replayed(row, spec))
-            for key, counted in increments.items():
-                rows[key] = rows.get(key, Row()).plus(counted, spec.half_life_s)
+        rows = replay(connection, counted_in(uid, epoch), rows, spec)
         finite = all(math.isfinite(value) for row in rows.values() for value in row.sums)
     except OverflowError:
         finite = False

@@ -118,13 +118,21 @@ def change_baseline(
 ) -> None:
     """Change what the books know of an arm beside its reward rows. key: experiment uid, arm number, epoch."""
     uid, number, epoch = key
-    of_arm = sa.and_(baseline.c.experiment == uid, baseline.c.arm == number, baseline.c.epoch == epoch)
-    found = connection.execute(sa.select(baseline).where(of_arm).with_for_update()).first()
-    values = change(Baseline() if found is None else baseline_from(found)).columns
-    if found is None:
+    values = change(known_baseline(connection, key)).columns
+    changed = connection.execute(sa.update(baseline).where(of_baseline(key)).values(**values))
+    if not changed.rowcount:
         connection.execute(sa.insert(baseline).values(experiment=uid, arm=number, epoch=epoch, **values))
-    else:
-        connection.execute(sa.update(baseline).where(of_arm).values(**values))
+
+
+def known_baseline(connection: Connection, key: tuple[int, int, int]) -> "Baseline":
+    """What the books know so far, locked; nothing at first."""
+    found = connection.execute(sa.select(baseline).where(of_baseline(key)).with_for_update()).first()
+    return Baseline() if found is None else baseline_from(found)
+
+
+def of_baseline(key: tuple[int, int, int]) -> sa.ColumnElement[bool]:
+    uid, number, epoch = key
+    return sa.and_(baseline.c.experiment == uid, baseline.c.arm == number, baseline.c.epoch == epoch)
 
 
 class Baseline(NamedTuple):
