@@ -259,7 +259,11 @@ def build_supervisor(
         executor,
         reader=reader,
         limits=db.Limits(
-            settings.experiment_limit, settings.arm_limit, settings.arms_ever_limit, settings.payload_limit_bytes
+            settings.experiment_limit,
+            settings.arm_limit,
+            settings.arms_ever_limit,
+            settings.payload_limit_bytes,
+            settings.snapshot_action_limit,
         ),
         restart_policy=RestartPolicy(
             settings.restart_backoff_s, settings.restart_backoff_limit_s, settings.quarantine_failures

@@ -207,6 +207,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     snapshot_daily_days: Annotated[
         float, Meta(ge=0, le=36_500, description="How long the first of each day is kept.")
     ] = 3650.0
+    snapshot_action_limit: Annotated[
+        int, Meta(ge=10, le=100_000, description="Snapshots at actions that an experiment keeps; the oldest goes.")
+    ] = 1_000
     history_limit_rows: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Most points of a history times the experiment's arms.")
     ] = 50_000

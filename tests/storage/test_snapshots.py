@@ -57,8 +57,10 @@ def look(database: Database, state: ExperimentState, now: float = NOON) -> int:
     return database.run(partial(take_many, outlooks={state.uid: Outlook()}, now=now))
 
 
-def act(database: Database, state: ExperimentState, reason: Reason = "disable", now: float = NOON) -> None:
-    database.run(partial(take, uid=state.uid, reason=reason, outlook=Outlook(), now=now))
+def act(
+    database: Database, state: ExperimentState, reason: Reason = "disable", now: float = NOON, limit: int = 1_000
+) -> None:
+    database.run(partial(take, uid=state.uid, reason=reason, outlook=Outlook(), now=now, limit=limit))
 
 
 def taken(database: Database) -> list[Any]:
@@ -81,7 +83,16 @@ def back(
     at: float | None = None,
     now: float = NOON,
 ) -> Restored:
-    work = partial(restore, uid=state.uid, snapshot_id=snapshot_id, at=at, outlook=Outlook(), node=NODE, now=now)
+    work = partial(
+        restore,
+        uid=state.uid,
+        snapshot_id=snapshot_id,
+        at=at,
+        outlook=Outlook(),
+        snapshot_limit=1_000,
+        node=NODE,
+        now=now,
+    )
     return database.run(work)
 
 
@@ -140,7 +151,7 @@ class TestTaking:
     def test_an_action_always_gets_one_of_the_state_before_it(self, database: Database) -> None:
         state = database.create()
         database.commit(bundle(state, plain(state)))
-        work = before(lambda c: experiments.reset(c, state.uid, NOON), state.uid, "reset", Outlook(), NOON)
+        work = before(lambda c: experiments.reset(c, state.uid, NOON), state.uid, "reset", Outlook(), NOON, limit=9)
         assert database.run(work) == 1
         assert database.run(work) == 2
         first, second = taken(database)
@@ -154,7 +165,7 @@ class TestTaking:
             experiments.change_arm(connection, state.uid, "nobody", NOON, deleted=True)
 
         with pytest.raises(ArmNotFound):
-            database.run(before(work, state.uid, "delete_arm", Outlook(), NOON))
+            database.run(before(work, state.uid, "delete_arm", Outlook(), NOON, limit=9))
         assert not taken(database)
 
     def test_of_a_deleted_one_there_is_none(self, database: Database) -> None:
@@ -258,6 +269,19 @@ class TestThinning:
         assert times[1] == DAY / 2  # the first of a day
         assert [at for at in times[2:] if at < 1.5 * DAY] == [DAY + hour * 3_600 for hour in range(12)]
         assert len([at for at in times if at >= 1.5 * DAY]) == 72
+
+    def test_of_those_of_actions_the_oldest_go_where_they_are_too_many(self, database: Database) -> None:
+        state, other = database.create(), database.create("other")
+        act(database, other)
+        act(database, state)  # the first of the day
+        for index in range(5):
+            act(database, state, "enable" if index % 2 else "disable", NOON + 10 * index + 1, limit=3)
+            database.commit(bundle(state, plain(state, 1, 1.0)))
+            look(database, state, NOON + 10 * index + 5)
+        mine = [row for row in taken(database) if row.experiment == state.uid]
+        assert [row.taken_at - NOON for row in mine if row.reason != "interval"] == [0, 21, 31, 41]
+        assert sum(row.reason == "interval" for row in mine) == 5
+        assert len(taken(database)) == len(mine) + 1
 
     def test_a_deleted_experiment_takes_its_own_along(self, database: Database) -> None:
         gone, stays = database.create(), database.create("stays")

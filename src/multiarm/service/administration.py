@@ -65,7 +65,7 @@ class Administration(Registry, ABC):
 
         def work(connection: Connection) -> ExperimentState:
             state = db.create_experiment(connection, request, experiment_id, now, self._limits)
-            take(connection, state.uid, "create", Outlook(), now)
+            take(connection, state.uid, "create", Outlook(), now, limit=self._limits.action_snapshots)
             return state
 
         await self.change(recorded(work, Act("create", actor, now)), self.put)
@@ -146,6 +146,7 @@ class Administration(Registry, ABC):
             snapshot_id=request.snapshot_id,
             at=at,
             outlook=outlook,
+            snapshot_limit=self._limits.action_snapshots,
             node=self.store.node,
             now=now,
         )
@@ -180,7 +181,8 @@ class Administration(Registry, ABC):
         uid, now = experiment.state.uid, self.clock()
 
         def preceded(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-            return before(recorded(work, Act(reason, actor, now, uid)), uid, reason, outlook, now)
+            work = recorded(work, Act(reason, actor, now, uid))
+            return before(work, uid, reason, outlook, now, limit=self._limits.action_snapshots)
 
         return experiment, preceded
 

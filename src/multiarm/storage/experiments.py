@@ -36,12 +36,15 @@ _payload_decoder = msgspec.json.Decoder()
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Experiments, arms of one experiment, arms ever added to it (deleted ones too), and bytes of a payload."""
+    """Experiments, arms of one experiment, arms ever added to it (deleted ones too), bytes of a payload, and snapshots
+    of an experiment that administrative actions took.
+    """
 
     experiments: int = 10_000
     arms: int = 1_000
     arms_ever: int = 10_000
     payload_bytes: int = 8_192
+    action_snapshots: int = 1_000
 
 
 # --- reading -----------------------------------------------------------------------------------------------

@@ -178,9 +178,7 @@ def refuse(epoch: int, reason: str) -> None:
     )
 
 
-def stored_rows(
-    connection: Connection, uid: int, epoch: int, number: int | None = None
-) -> list[tuple[NodeArm, Row]]:
+def stored_rows(connection: Connection, uid: int, epoch: int, number: int | None = None) -> list[tuple[NodeArm, Row]]:
     """All nodes' evidence of this epoch; number: of that arm only."""
     query = sa.select(evidence).where(evidence.c.experiment == uid, evidence.c.epoch == epoch)
     if number is not None:

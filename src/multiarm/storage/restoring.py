@@ -47,6 +47,7 @@ def restore(
     snapshot_id: int | None,
     at: float | None,
     outlook: Outlook,
+    snapshot_limit: int,
     node: int,
     now: float,
 ) -> Restored:
@@ -60,7 +61,7 @@ def restore(
     found = wanted(connection, uid, snapshot_id, at)
     before, records = msgspec.structs.replace(spec, policy=found.policy), found.arms
     picks = fitting(before, spec)
-    take(connection, uid, "restore", outlook, now)
+    take(connection, uid, "restore", outlook, now, limit=snapshot_limit)
     rows = {record.number: record.row if picks is None else carried(record, picks) for record in records if record.sums}
     write(connection, uid, epoch, rows)
     replace_rows(connection, uid, epoch, {(node, n): row._replace(draw_count=0) for n, row in rows.items()}, now)

@@ -90,21 +90,27 @@ def policy_of(row: sa.Row[tuple[object, ...]]) -> AnyPolicy:
 
 
 def before(
-    work: Callable[[Connection], T], uid: int, reason: Reason, outlook: Outlook, now: float
+    work: Callable[[Connection], T], uid: int, reason: Reason, outlook: Outlook, now: float, *, limit: int
 ) -> Callable[[Connection], T]:
     """`work`, and in the same transaction, before it, a snapshot of the state that it changes."""
 
     def both(connection: Connection) -> T:
-        take(connection, uid, reason, outlook, now)
+        take(connection, uid, reason, outlook, now, limit=limit)
         return work(connection)
 
     return both
 
 
-def take(connection: Connection, uid: int, reason: Reason, outlook: Outlook, now: float) -> None:
-    """A snapshot for an administrative action; none where it cannot be read: that must not keep from a reset."""
+def take(connection: Connection, uid: int, reason: Reason, outlook: Outlook, now: float, *, limit: int) -> None:
+    """A snapshot for an administrative action; none where it cannot be read: that must not keep from a reset.
+
+    limit: how many of actions an experiment keeps, beside the first of each day; the oldest goes.
+    """
     locked(connection, uid)
     take_many(connection, {uid: outlook}, now, reason)
+    of_actions = sa.and_(snapshot.c.experiment == uid, snapshot.c.reason != "interval", snapshot.c.grade != DAILY)
+    newest = sa.select(snapshot.c.number).where(of_actions).order_by(snapshot.c.number.desc())
+    connection.execute(sa.delete(snapshot).where(snapshot.c.number.in_(newest.offset(limit).limit(FORGOTTEN_PER_STEP))))
 
 
 def take_many(connection: Connection, outlooks: Mapping[int, Outlook], now: float, reason: Reason = "interval") -> int:
