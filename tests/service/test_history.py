@@ -123,9 +123,10 @@ class TestAtAnInterval:
                     await reward(service)
                 if minute == 2:
                     service.supervisor.draw("button")
-                    await service.housekeeping.write_draw_counts()
                 await take()
             assert [point.taken_at - NOON for point in await points(service)] == [0.0, 60.0, 120.0]
+            last = (await points(service))[-1]
+            assert sum(arm.draws for arm in last.arms.values()) == 1, "draws that no other job has stored yet"
             assert len(await points(service, "idle")) == 1
 
         async def after_a_restart(service: Service) -> None:

@@ -45,7 +45,7 @@ class Housekeeping:
         self._store = store
         self._retention_s = reward_retention_s
         self._audit_retention_s = audit_retention_s
-        self.snapshots = SnapshotKeeper(supervisor, store, snapshot_retention)
+        self.snapshots = SnapshotKeeper(supervisor, store, snapshot_retention, self.write_draw_counts)
         self._jobs: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (draw_count_interval_s, self.write_draw_counts),
             (health_interval_s, self.check_health),

@@ -1,7 +1,7 @@
 """Snapshots at an interval: of experiments where something happened, a few at a time, and thinned as they grow old."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,27 +38,36 @@ DEFAULT_RETENTION = SnapshotRetention()
 class SnapshotKeeper:
     """Remembers what it saw of each experiment last, so that one where nothing happens costs next to nothing."""
 
-    def __init__(self, supervisor: Supervisor, store: StateStore, retention: SnapshotRetention) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        store: StateStore,
+        retention: SnapshotRetention,
+        write_draw_counts: Callable[[], Awaitable[None]],
+    ) -> None:
+        """write_draw_counts: those that the store lacks, or the last draws before a quiet time would be in none."""
         self._supervisor = supervisor
         self._store = store
         self._retention = retention
+        self._write_draw_counts = write_draw_counts
         self._seen: dict[int, Sight] = {}
 
     async def take_snapshots(self) -> None:
         """Of each experiment that changed since its last one."""
         by_uid = self._supervisor.by_uid
-        changed = [experiment for uid, experiment in by_uid.items() if self._seen.get(uid) != sight(experiment)]
+        sights = {uid: sight(experiment) for uid, experiment in by_uid.items()}
+        await self._write_draw_counts()
+        changed = [by_uid[uid] for uid, seen in sights.items() if self._seen.get(uid) != seen and uid in by_uid]
         for uid in self._seen.keys() - by_uid.keys():
             del self._seen[uid]
         clock = asyncio.get_running_loop().time
         for group in groups(changed):
             began_at = clock()
-            seen = {experiment.state.uid: sight(experiment) for experiment in group}
             outlooks = {experiment.state.uid: await self._supervisor.outlook(experiment) for experiment in group}
             duration_s = clock() - began_at
             work = partial(snapshots.take_many, outlooks=outlooks, now=self._supervisor.clock())
             await self._store.run(work)
-            self._seen.update(seen)
+            self._seen.update({uid: sights[uid] for uid in outlooks})
             await asyncio.sleep(REST * duration_s)
 
     async def forget_snapshots(self) -> None:
