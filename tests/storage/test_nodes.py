@@ -1,14 +1,21 @@
 """Rows of evidence: one writer each, absolute, and worth nothing after their epoch."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection
 
 from multiarm.domain.evidence import Row
 from multiarm.domain.experiment import Experiment
+from multiarm.domain.policies import ThompsonGaussian
 from multiarm.domain.records import ExperimentState
 from multiarm.storage import experiments
+from multiarm.storage.corrections import correct
+from multiarm.storage.engine import create_engine
 from multiarm.storage.evidence import ArmKey
 from multiarm.storage.rewards import write_draw_counts
 from multiarm.storage.schema import evidence
@@ -23,6 +30,16 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 def write_draws(database: Database, counts: dict[ArmKey, tuple[int, int]], node: int = NODE) -> None:
     database.run(lambda c: write_draw_counts(c, node, counts, NOON))
+
+
+@contextmanager
+def other_connection(database: Database) -> Iterator[Connection]:
+    engine = create_engine(database.url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def reset(database: Database, state: ExperimentState) -> ExperimentState:
@@ -125,6 +142,20 @@ class TestTwoNodes:
             assert statistics["red"].mean_reward == pytest.approx(1.75 / 3, rel=1e-15)
             assert statistics["red"].draws == 10
         assert all(entry.balanced for entry in database.audit())
+
+    def test_what_another_wrote_while_one_waited_for_it_is_not_written_over(self, tmp_path: Path) -> None:
+        with database_of("postgresql", tmp_path) as database:
+            state = database.create(policy=ThompsonGaussian())
+            database.commit(bundle(state, plain(state, 1, 2.0), plain(state, 1, 1e9, key="typo")))
+            with other_connection(database) as other, ThreadPoolExecutor(1) as executor:
+                with other.begin():
+                    correct(other, uid=state.uid, key="k:typo", after=None, node=OTHER_NODE, now=NOON)
+                    counting = executor.submit(database.commit, bundle(state, plain(state, 1, 3.0)))
+                    while not other.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                        assert not counting.done()
+                counting.result()
+            assert database.load(state).rows[1].sums == (2.0, 5.0, 13.0)
+            assert all(entry.balanced for entry in database.audit())
 
     def test_a_key_counts_once_for_all_nodes(self, database: Database) -> None:
         state = database.create()

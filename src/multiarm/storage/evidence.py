@@ -22,8 +22,6 @@ SMALL_CHUNK = 16
 CHUNK_STEP = 8
 KNOWN_LIMIT_ARMS = 20_000  # some 10 MB
 
-# another node must not reset or purge the experiment meanwhile; on SQLite there is one writer at a time
-SHARED_LOCK = " FOR SHARE OF experiment"
 
 
 class ArmRow(NamedTuple):
@@ -74,6 +72,7 @@ class KnownRows:
 
 def read_rows(driver: Driver, node: int, keys: Collection[ArmKey]) -> dict[ArmKey, ArmRow]:
     """This node's rows of these arms; arms of deleted experiments are left out."""
+    lock_experiments(driver, {uid for uid, _ in keys})
     found = {}
     for pairs in chunks(sorted(keys), PAIRS_PER_QUERY):
         driver.cursor.execute(_select_sql(len(pairs), driver.mark), (*chain.from_iterable(pairs), node))
@@ -81,6 +80,19 @@ def read_rows(driver: Driver, node: int, keys: Collection[ArmKey]) -> dict[ArmKe
             current = Row(sums_from(sums, number), as_of, pull_count, draw_count) if row_epoch == epoch else Row()
             found[uid, number] = ArmRow(epoch, current, deleted_at is not None)
     return found
+
+
+def lock_experiments(driver: Driver, uids: Set[int]) -> None:
+    """Against other nodes, which must not reset, purge or correct them meanwhile; on SQLite there is one writer anyway.
+
+    In a statement of its own: the next one sees what those wrote that it waited for.
+    """
+    if driver.mark == "?":
+        return
+    for chunk in chunks(sorted(uids), PAIRS_PER_QUERY):
+        marks = ", ".join([driver.mark] * len(chunk))
+        query = f"SELECT uid FROM experiment WHERE uid IN ({marks}) ORDER BY uid FOR SHARE"
+        driver.cursor.execute(query, tuple(chunk))
 
 
 def write_rows(
@@ -107,7 +119,7 @@ def _select_sql(pair_count: int, mark: str) -> str:
         LEFT JOIN evidence
             ON evidence.experiment = arm.experiment AND evidence.arm = arm.number AND evidence.node = {mark}
         WHERE experiment.uid = wanted.uid AND experiment.deleted_at IS NULL
-            AND arm.experiment = wanted.uid AND arm.number = wanted.number{"" if mark == "?" else SHARED_LOCK}"""
+            AND arm.experiment = wanted.uid AND arm.number = wanted.number"""
 
 
 _COLUMNS = ("experiment", "arm", "node", "epoch", "sums", "as_of", "pull_count", "draw_count", "updated_at")
