@@ -17,7 +17,8 @@ from multiarm.domain.allocation import Share
 from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.records import Increment
-from multiarm.service.accountant import Accountant, DropReport, Tray
+from multiarm.service.accountant import Accountant, Tray
+from multiarm.service.reports import DropReport
 from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Run, Table
 from multiarm.storage.ledger import Ledger
 from small_disk import SmallDisk

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from multiarm.service.reports import DropReport
 from multiarm.storage.columns import DecisionRun, RequestRun, RewardRun, Table, row_count
 from multiarm.storage.ledger import Ledger
 
@@ -21,8 +22,6 @@ __all__ = ["Accountant", "RequestRun"]  # what callers need
 
 RunT = TypeVar("RunT", DecisionRun, RewardRun, RequestRun)
 
-_REPORT_INTERVAL_S = 60.0
-_QUIET_S = 10.0  # without a drop, before the drops are over
 _RETRY_INTERVAL_S = 60.0
 _PAUSE_S = 0.001
 _PRUNE_INTERVAL_S = 3600.0
@@ -244,31 +243,3 @@ class Book(Generic[RunT]):
             reason if failed_count else "the mailbox is full",
             time.monotonic(),
         )
-
-
-class DropReport:
-    """Says that a table loses rows: at once, every minute while it lasts, and when it is over."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._seen_count = 0
-        self._count_before: int | None = None  # None: nothing is being dropped
-        self._report_at = self._dropped_at = 0.0
-        self._writes_again = False
-
-    def observe(self, dropped_count: int, written_count: int, reason: str, now: float) -> None:
-        """After each flush: all that was dropped so far, and what this flush wrote. `now` is monotonic."""
-        before, self._seen_count = self._seen_count, dropped_count
-        if dropped_count > before:
-            if self._count_before is None:
-                self._count_before, self._report_at = before, now
-            self._dropped_at, self._writes_again = now, False
-            if now >= self._report_at:
-                self._report_at = now + _REPORT_INTERVAL_S
-                count = dropped_count - self._count_before
-                log.warning("ledger_rows_dropped", table=self._table, dropped_count=count, reason=reason)
-        elif self._count_before is not None:
-            self._writes_again = self._writes_again or written_count > 0
-            if self._writes_again and now >= self._dropped_at + _QUIET_S:
-                count, self._count_before = dropped_count - self._count_before, None
-                log.info("ledger_rows_kept_again", table=self._table, dropped_count=count)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from multiarm.domain.errors import Busy, CommitUnknown, DatabaseGone, StoreUnavailable
 from multiarm.domain.evidence import Row
 from multiarm.service.mailbox import Mailbox
+from multiarm.service.reports import FailureReport
 from multiarm.service.tally import Histogram
 from multiarm.storage.engine import DatabaseFile, is_lost, transact
 from multiarm.storage.evidence import KnownRows
@@ -27,7 +28,6 @@ T = TypeVar("T")
 
 GATHER_LIMIT_S = 0.002
 LARGE_GROUP_UPDATES = 256
-REPORT_INTERVAL_S = 60.0
 SILENT = "The database does not answer."
 COMMIT_BOUNDS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 COMMIT_BOUNDS_UPDATES = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
@@ -81,8 +81,7 @@ class StateStore:
         self.commit_sizes = Histogram(COMMIT_BOUNDS_UPDATES)
         self._connection: Connection | None = None
         self._known = KnownRows()
-        self._failure_count = 0
-        self._report_at = 0.0
+        self._failures = FailureReport()
         self._thread = threading.Thread(target=self._run, name="state-store", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_rows: Callable[[ShownRows], None]) -> None:
@@ -257,21 +256,13 @@ class StateStore:
         """The error for the caller; a connection that may be broken is given up."""
         if not is_lost(error):
             return error
-        self._report(error)
+        self._failures.note(error)
         if isinstance(error, DatabaseGone):  # as long as the connection is open, the file can be saved
             return error
         self._give_up_connection()
         if isinstance(error, CommitUnknown):
             return error
         return StoreUnavailable("The database does not answer; nothing was changed. Try again in a moment.")
-
-    def _report(self, error: Exception) -> None:
-        """Once a minute: a full disk fails every request, and the log may lie on the same disk."""
-        self._failure_count += 1
-        if time.monotonic() >= self._report_at:
-            self._report_at = time.monotonic() + REPORT_INTERVAL_S
-            log.error("database_failed", error=repr(error.__cause__ or error), failure_count=self._failure_count)
-            self._failure_count = 0
 
     def _give_up_connection(self) -> None:
         connection, self._connection = self._connection, None

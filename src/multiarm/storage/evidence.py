@@ -23,7 +23,6 @@ CHUNK_STEP = 8
 KNOWN_LIMIT_ARMS = 20_000  # some 10 MB
 
 
-
 class ArmRow(NamedTuple):
     """This node's row of an arm inside the transaction, empty where it is of an earlier epoch than the experiment's.
 
