@@ -17,8 +17,9 @@ from multiarm.domain.spec import CreateExperiment
 from multiarm.http.app import build_app
 from multiarm.http.config import Config
 from multiarm.http.express import ExpressLane
+from multiarm.http.listening import Deadline
 from multiarm.http.protocol import Protocol
-from multiarm.server import Deadline, actors, server_config
+from multiarm.server import actors, server_config
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
 
