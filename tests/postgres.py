@@ -121,7 +121,7 @@ def migrated_name() -> str:
 class Database:
     """A database under test, with one connection to it."""
 
-    url: str
+    url: sa.URL | str
     engine: Engine
     connection: Connection
 
@@ -150,7 +150,7 @@ class Database:
         return audit_of(self.url)
 
 
-def audit_of(url: str) -> list[Entry]:
+def audit_of(url: sa.URL | str) -> list[Entry]:
     """The books, read as `multiarm check` does: on a connection of their own."""
     engine = create_engine(url)
     try:
@@ -163,7 +163,7 @@ def audit_of(url: str) -> list[Entry]:
 @contextmanager
 def database_of(kind: str, folder: Path, *, migrated: bool = True, timeout_s: float = 5.0) -> Iterator[Database]:
     """A database of that kind, new, or migrated and with nothing in its tables."""
-    url = sqlite_url(folder / "multiarm.db")
+    url: sa.URL | str = sqlite_url(folder / "multiarm.db")
     if kind == "postgresql":
         url = cluster().url(migrated_name() if migrated else cluster().create())
     engine = create_engine(url, timeout_s=timeout_s)
@@ -311,7 +311,7 @@ def run_service(
         ledger = Ledger(folder / "ledger")
         accountant = Accountant(ledger, mailbox_size_rows=100_000, flush_interval_s=0.05, retention_days=90)
         store = StateStore(engine, NODE, mailbox_size_updates=mailbox_size_updates, clock=clock)
-        reader = Reader(create_engine(str(engine.url), timeout_s=database_timeout_s, reads_only=True))
+        reader = Reader(create_engine(engine.url, timeout_s=database_timeout_s, reads_only=True))
         with ThreadPoolExecutor(1) as executor:
             supervisor = Supervisor(
                 store,

@@ -28,6 +28,7 @@ from multiarm.storage.engine import (
     create_engine,
     current_revision,
     is_lost,
+    is_postgresql,
     migrate,
     sqlite_url,
 )
@@ -242,7 +243,7 @@ class TestTransactions:
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         state = database.create()
-        driver_error = sqlite3.OperationalError if database.url.startswith("sqlite") else psycopg.OperationalError
+        driver_error = psycopg.OperationalError if is_postgresql(database.connection) else sqlite3.OperationalError
 
         def fail(*_: object) -> None:
             raise driver_error("gone")
@@ -327,7 +328,7 @@ class TestPostgresql:
 
 
 def test_who_only_reads_makes_no_file_and_finds_one_of_any_name(tmp_path: Path) -> None:
-    path = tmp_path / "a b#ü&=" / "multiarm.db"
+    path = tmp_path / "a b#ü&= %20?c=d" / "multiarm.db"
     path.parent.mkdir()
     reader = create_engine(sqlite_url(path), reads_only=True)
     with pytest.raises(sa.exc.OperationalError, match="unable to open"):
@@ -338,5 +339,6 @@ def test_who_only_reads_makes_no_file_and_finds_one_of_any_name(tmp_path: Path) 
         connection.exec_driver_sql("CREATE TABLE there (is_one)").close()
     with reader.connect() as connection:
         assert sa.inspect(connection).get_table_names() == ["there"]
+    assert path.exists()
     for engine in (reader, writer):
         engine.dispose()

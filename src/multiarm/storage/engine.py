@@ -22,20 +22,20 @@ GONE = (
 T = TypeVar("T")
 
 
-def sqlite_url(path: Path) -> str:
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> sa.URL:
+    return sa.URL.create("sqlite", database=str(path))
 
 
-def create_engine(url: str, *, timeout_s: float = 5.0, reads_only: bool = False) -> Engine:
+def create_engine(url: sa.URL | str, *, timeout_s: float = 5.0, reads_only: bool = False) -> Engine:
     """An engine with one connection; `timeout_s` bounds the wait for a lock. reads_only: it takes none, and makes no
     file where there is none.
     """
-    if not url.startswith("sqlite"):
+    place = sa.make_url(url)
+    if place.get_backend_name() != "sqlite":
         timeouts = {"options": f"-c lock_timeout={timeout_s * 1000:.0f}", "connect_timeout": max(int(timeout_s), 1)}
         return sa.create_engine(
-            url, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED", connect_args=timeouts
+            place, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED", connect_args=timeouts
         )
-    place = sa.make_url(url)
     if reads_only:  # `ro` could not open a log that a crash left
         file = f"file:{quote(place.database or '')}"
         place = sa.URL.create("sqlite", database=file, query={"mode": "rw", "uri": "true"})
