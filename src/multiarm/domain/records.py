@@ -126,7 +126,7 @@ class ForeignDecision(Exception):
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """Who did what. at: seconds since the epoch; before, after: what it made different.
+    """Who did what. at: seconds since the epoch; before, after: what it made different, or a reward it corrected.
 
     subject: of the token, empty where there was none; before is null at the beginning, after at the end.
     """
