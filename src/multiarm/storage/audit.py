@@ -15,6 +15,7 @@ T = TypeVar("T")
 Description = dict[str, Any]  # of an experiment: its state, spec and arms, as JSON has them
 
 FORGOTTEN_PER_STEP = 5_000
+NO_EXPERIMENT = 0  # for a uid
 
 
 class Act(NamedTuple):
@@ -59,7 +60,7 @@ def recorded_correction(
         done = work(connection)
         if done is not None:
             before, after = (rewarded(done.increment.key, reward) for reward in (done.before, done.after))
-            connection.execute(sa.insert(audit), values(act, act.uid, experiment_id, before, after))
+            write(connection, act, experiment_id, before, after)
         return done
 
     return both
@@ -92,6 +93,14 @@ def document(text: str) -> dict[str, Any]:
         return {"spec": "unreadable"}
 
 
+def write(
+    connection: Connection, act: Act, experiment_id: str, before: Description | None, after: Description | None
+) -> None:
+    """One entry. experiment_id: empty for what concerns none, or all."""
+    uid = NO_EXPERIMENT if act.uid is None else act.uid
+    connection.execute(sa.insert(audit), values(act, uid, experiment_id, before, after))
+
+
 def rewarded(key: str | None, reward: float | None) -> Description:
     """A reward by its decision or key, under the names that the ledger has for them; None: withdrawn."""
     kind, _, name = (key or "").partition(":")
@@ -105,7 +114,7 @@ def entry(act: Act, uid: int, before: Description | None, after: Description | N
 
 
 def values(
-    act: Act, uid: int | None, experiment_id: str, before: Description | None, after: Description | None
+    act: Act, uid: int, experiment_id: str, before: Description | None, after: Description | None
 ) -> dict[str, object]:
     return {
         "at": act.at,
