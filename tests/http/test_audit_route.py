@@ -83,7 +83,9 @@ def test_each_leaves_an_entry(server: RunningServer, client: httpx.Client) -> No
     for operation, (method, path, given) in ACTIONS.items():
         body = {"at": time.time()} if operation == "restore" else given
         there = path.replace("DECISION", rewarded(client, "e")) if operation == "correct_decision" else path
-        answer = client.request(method, there, json=body) if body else client.request(method, there)
+        headers = {"X-Request-Id": f"by/{operation}", "Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body)
+        answer = client.request(method, there, headers=headers, content=content)
         assert answer.is_success, (operation, answer.text)
         if operation == "restore":
             restored = answer.json()
@@ -93,6 +95,7 @@ def test_each_leaves_an_entry(server: RunningServer, client: httpx.Client) -> No
     lines = [json.loads(line) for line in printed(server, "--json").splitlines()]
     assert [line["action"] for line in lines if line["experiment_id"] == "e"][-len(expected) :] == expected
     assert (lines[-1]["action"], lines[-1]["experiment_id"], lines[-1]["after"]) == ("clear", "other", None)
+    assert [line["request_id"] for line in lines][-len(ACTIONS) :] == [f"by/{operation}" for operation in ACTIONS]
     assert {line["subject"] for line in lines} == {over_http[0]["subject"]} != {""}
     assert {(line["token_id"], line["address"]) for line in lines} == {("token-7", "127.0.0.1")}
     policy = next(entry for entry in over_http if entry["action"] == "policy")
@@ -100,6 +103,12 @@ def test_each_leaves_an_entry(server: RunningServer, client: httpx.Client) -> No
     assert policy["after"]["policy"]["type"] == "ucb1"
     epoch = restored["epoch"]
     assert (over_http[0]["before"], over_http[0]["after"]) == ({"epoch": epoch - 1}, restored)
+
+
+def test_an_entry_has_the_request_id_of_the_answer(client: httpx.Client) -> None:
+    create(client, "a", experiment_id="named")
+    answer = client.put("/v1/named/reset")
+    assert trail(client, "named")[0]["request_id"] == answer.headers["X-Request-Id"]
 
 
 def test_a_correction_says_which_reward_it_was_and_is(server: RunningServer, client: httpx.Client) -> None:

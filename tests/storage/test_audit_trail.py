@@ -16,7 +16,7 @@ from multiarm.storage.audit import Act, recorded, recorded_correction
 from multiarm.storage.corrections import Corrected, correct
 from postgres import KINDS, NODE, NOON, Database, bundle, database_of, plain
 
-ALICE = Actor("alice", "t1", "10.0.0.1")
+ALICE = Actor("alice", "t1", "10.0.0.1", "request-1")
 
 
 @pytest.fixture(params=KINDS)
@@ -47,8 +47,8 @@ def test_it_says_who_made_what_different(database: Database) -> None:
         database.run(recorded(work, Act(action, ALICE, NOON + number, uid)))
     found = newest(database)[::-1]
     assert [entry.action for entry in found] == list(acts)
-    assert {(e.subject, e.token_id, e.address, e.experiment_id) for e in found} == {
-        ("alice", "t1", "10.0.0.1", "button")
+    assert {(e.subject, e.token_id, e.address, e.request_id, e.experiment_id) for e in found} == {
+        ("alice", "t1", "10.0.0.1", "request-1", "button")
     }
     assert [entry.at for entry in found] == [NOON + number for number in range(len(acts))]
     assert [(entry.before, entry.after) for entry in found[:5]] == [

@@ -121,6 +121,7 @@ def values(
         "subject": act.actor.subject,
         "token_id": act.actor.token_id,
         "address": act.actor.address,
+        "request_id": act.actor.request_id,
         "action": act.action,
         "experiment": uid,
         "experiment_id": experiment_id,
@@ -170,7 +171,7 @@ def is_known(connection: Connection, experiment_id: str) -> bool:
 
 def entry_from(row: sa.Row[tuple[object, ...]]) -> AuditEntry:
     before, after = (None if text is None else msgspec.json.decode(text) for text in (row.before, row.after))
-    who = row.subject, row.token_id, row.address
+    who = row.subject, row.token_id, row.address, row.request_id
     return AuditEntry(row.number, row.at, *who, row.action, row.experiment_id, before, after)
 
 
