@@ -51,7 +51,7 @@ class Rewards(Registry, ABC):
 
     def __init__(self, store: StateStore, accountant: Accountant) -> None:
         super().__init__(store)
-        self.duplicate_count = 0
+        self.duplicate_count = self.correction_count = 0
         self.refused_counts = Counter({Busy.type: 0})  # which alerts ask for
         self._accountant = accountant
         self._one_at_a_time = asyncio.Lock()
@@ -178,6 +178,7 @@ class Rewards(Registry, ABC):
 
         def then(done: Corrected | None) -> None:
             if done is not None:
+                self.correction_count += 1
                 self.show({uid: (done.epoch, {done.increment.arm.number: done.row})})
                 run = RewardRun(now, experiment_id, uid, done.epoch, [done.increment], [True], done.origin)
                 self._accountant.record_rewards(run._replace(corrects=done.before, withdrawn=done.after is None))
