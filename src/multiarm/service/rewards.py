@@ -181,7 +181,8 @@ class Rewards(Registry, ABC):
                 self.correction_count += 1
                 self.show({uid: (done.epoch, {done.increment.arm.number: done.row})})
                 run = RewardRun(now, experiment_id, uid, done.epoch, [done.increment], [True], done.origin)
-                self._accountant.record_rewards(run._replace(corrects=done.before, withdrawn=done.after is None))
+                said = run._replace(correction=True, corrects=done.before, withdrawn=done.after is None)
+                self._accountant.record_rewards(said)
 
         work = partial(correct, uid=uid, key=key, after=reward, node=self.store.node, now=now)
         try:
