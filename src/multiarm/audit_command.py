@@ -96,10 +96,12 @@ def differences(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]
         if name == "arms":
             found += differences("arm ", before.get(name, {}), after.get(name, {}))
         elif name not in before:
-            found.append(f"{prefix}{name} added")
+            found.append(f"{prefix}{name} added" if prefix else f"{name} {worded(after[name])}")
+        elif name in after and before[name] == after[name]:
+            found.append(f"{prefix}{name} {worded(after[name])}")
         elif name not in after:
             found.append(f"{prefix}{name} deleted")
-        elif isinstance(before[name], dict) and isinstance(after[name], dict) and before[name] != after[name]:
+        elif isinstance(before[name], dict) and isinstance(after[name], dict):
             found.append(f"{prefix}{name}: {inner(before[name], after[name])}")
         else:
             found.append(f"{prefix}{name} {worded(before[name])} → {worded(after[name])}")

@@ -1,5 +1,7 @@
 """`multiarm token`: mints tokens, and revokes them in the database of a server that may be running."""
 
+import os
+import pwd
 import re
 import time
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from multiarm.auth.keys import SigningKey, private_key
 from multiarm.auth.minting import mint
 from multiarm.authentication import SECONDS_A_DAY
 from multiarm.domain.errors import LimitReached, StartError
+from multiarm.domain.records import Actor
 from multiarm.settings import Settings
+from multiarm.storage.audit import Act, write
 from multiarm.storage.engine import HEAD_REVISION, create_engine, current_revision, sqlite_url, transact
 from multiarm.storage.revocations import Revocation, add, newer_than
 
@@ -85,9 +89,28 @@ def signing_key(settings: Settings, key_file: Path | None) -> SigningKey:
 
 
 def revoke(settings: Settings, said: Revocation) -> None:
-    """Write it into the database of the data directory. StartError where that fails."""
+    """Write it into the database of the data directory, and into its audit trail. StartError where that fails."""
     keep_s = settings.jwt_lifetime_limit_days * SECONDS_A_DAY + 2 * settings.jwt_leeway_s
-    in_database(settings, partial(add, said=said, limit=settings.revocation_limit, keep_s=keep_s))
+    act = Act("revoke", operator(), said.revoked_at)
+    if said.subject is None:
+        after: dict[str, object] = {"token_id": said.token_id}
+    else:
+        after = {"subject": said.subject, "issued_before": said.not_before}
+
+    def work(connection: sa.Connection) -> None:
+        add(connection, said, settings.revocation_limit, keep_s)
+        write(connection, act, "", {}, after)
+
+    in_database(settings, work)
+
+
+def operator() -> Actor:
+    """Who runs the command: `cli:` and the name that the system has for them, or the number where it has none."""
+    number = os.getuid()
+    try:
+        return Actor(f"cli:{pwd.getpwuid(number).pw_name}")
+    except KeyError:
+        return Actor(f"cli:{number}")
 
 
 def revoked(settings: Settings) -> list[Revocation]:

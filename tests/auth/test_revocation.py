@@ -1,5 +1,8 @@
 """Revoked tokens: in force within a second on servers that run, through both doors, and after a restart."""
 
+import json
+import os
+import pwd
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +160,30 @@ def test_there_is_a_limit(settings: Settings) -> None:
     with pytest.raises(StartError, match="revocation_limit"):
         revoke(small, Revocation("one too many", None, None, time.time()))
     assert [found.token_id for found in revoked(settings)[len(before) :]] == ["the last"]
+
+
+def test_each_leaves_an_entry_in_the_audit_trail(tmp_path: Path) -> None:
+    with RunningServer(tmp_path):
+        pass
+    for arguments in (["--token-id", "leaked"], ["--subject", "mallory", "--issued-before", "2026-01-01"]):
+        done = run_cli("token", "revoke", *arguments, "--data-dir", tmp_path)
+        assert done.returncode == 0, done.stderr
+    small = Settings(data_dir=str(tmp_path), revocation_limit=2)
+    with pytest.raises(StartError, match="revocation_limit"):
+        revoke(small, Revocation("one too many", None, None, time.time()))
+    done = run_cli("audit", "--data-dir", tmp_path, "--json")
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(e["action"], e["subject"], e["experiment_id"], e["token_id"], e["address"]) for e in entries} == {
+        ("revoke", f"cli:{pwd.getpwuid(os.getuid()).pw_name}", "", None, None)
+    }
+    assert [(entry["before"], entry["after"]) for entry in entries] == [
+        ({}, {"token_id": "leaked"}),
+        ({}, {"subject": "mallory", "issued_before": 1767225600.0}),
+    ]
+    assert all(abs(entry["at"] - time.time()) < 600 for entry in entries)
+    shown = run_cli("audit", "--data-dir", tmp_path).stdout
+    assert "leaked" in shown
+    assert "mallory" in shown
 
 
 def test_without_a_database_nothing_is_made(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who did what, over HTTP and on the command line; every administrative route leaves an entry."""
+"""Who did what, over HTTP and on the command line; every route that changes something by hand leaves an entry."""
 
 import json
 import sqlite3
@@ -12,11 +12,14 @@ import httpx
 import pytest
 
 from auth.tokens_for_tests import BY_SECRET, bearing, token
+from multiarm.audit_command import differences
 from multiarm.http.routes import HANDLERS
-from support import RunningServer, assert_faults, assert_problem, create, run_cli
+from support import RunningServer, assert_faults, assert_problem, create, reward, run_cli
 
 ACTIONS = {  # by operation, in an order in which each can be done
     "create": ("POST", "/v1/create", {"experiment_id": "e", "arms": ["a", "b"]}),
+    "correct_decision": ("PUT", "/v1/e/reward/decision/DECISION", {"reward": 0.5}),
+    "correct_key": ("PUT", "/v1/e/reward/key/k", {"reward": None}),
     "add_arm": ("POST", "/v1/e/add_arm", {"arm_id": "c"}),
     "disable_arm": ("PUT", "/v1/e/disable_arm/c", None),
     "enable_arm": ("PUT", "/v1/e/enable_arm/c", None),
@@ -29,7 +32,7 @@ ACTIONS = {  # by operation, in an order in which each can be done
     "delete": ("DELETE", "/v1/e/delete", None),
     "clear": ("DELETE", "/v1/clear", None),
 }
-NAMES = {"change_policy": "policy"}  # as the trail has it, where that is another
+NAMES = {"change_policy": "policy", "correct_decision": "correct", "correct_key": "correct"}  # where it is another
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,14 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
         yield made
 
 
+def rewarded(client: httpx.Client, experiment_id: str) -> str:
+    """One reward with the key k, and one for the decision that is returned."""
+    reward(client, experiment_id, arm_id="a", reward=1, key="k")
+    decision_id: str = client.get(f"/v1/{experiment_id}/draw").json()["decision_id"]
+    reward(client, experiment_id, decision_id=decision_id, reward=1)
+    return decision_id
+
+
 def trail(client: httpx.Client, experiment_id: str, **query: int) -> list[dict[str, Any]]:
     answer = client.get(f"/v1/{experiment_id}/audit", params=query)
     assert answer.status_code == 200
@@ -62,28 +73,64 @@ def printed(server: RunningServer, *arguments: str) -> str:
 
 def test_these_are_all_routes_that_change_something() -> None:
     documented = [handler.opt["documentation"] for handler in HANDLERS]
+    by_hand = {one.operation_id for one in documented if one.verb == "admin" or one.operation_id.startswith("correct")}
     reading = {"audit"}
-    assert {one.operation_id for one in documented if one.verb == "admin"} - reading == set(ACTIONS)
+    assert by_hand - reading == set(ACTIONS)
 
 
 def test_each_leaves_an_entry(server: RunningServer, client: httpx.Client) -> None:
     create(client, "a", experiment_id="other")
     for operation, (method, path, given) in ACTIONS.items():
         body = {"at": time.time()} if operation == "restore" else given
-        answer = client.request(method, path, json=body) if body else client.request(method, path)
+        there = path.replace("DECISION", rewarded(client, "e")) if operation == "correct_decision" else path
+        headers = {"X-Request-Id": f"by/{operation}", "Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body)
+        answer = client.request(method, there, headers=headers, content=content)
         assert answer.is_success, (operation, answer.text)
         if operation == "restore":
+            restored = answer.json()
             over_http = trail(client, "e")
     expected = [NAMES.get(name, name) for name in ACTIONS if name != "clear"]
     assert [entry["action"] for entry in reversed(over_http)] == expected[:-1]
     lines = [json.loads(line) for line in printed(server, "--json").splitlines()]
     assert [line["action"] for line in lines if line["experiment_id"] == "e"][-len(expected) :] == expected
     assert (lines[-1]["action"], lines[-1]["experiment_id"], lines[-1]["after"]) == ("clear", "other", None)
+    assert [line["request_id"] for line in lines][-len(ACTIONS) :] == [f"by/{operation}" for operation in ACTIONS]
     assert {line["subject"] for line in lines} == {over_http[0]["subject"]} != {""}
     assert {(line["token_id"], line["address"]) for line in lines} == {("token-7", "127.0.0.1")}
     policy = next(entry for entry in over_http if entry["action"] == "policy")
     assert policy["before"]["policy"]["type"] == "thompson"
     assert policy["after"]["policy"]["type"] == "ucb1"
+    epoch = restored["epoch"]
+    assert (over_http[0]["before"], over_http[0]["after"]) == ({"epoch": epoch - 1}, restored)
+
+
+def test_an_entry_has_the_request_id_of_the_answer(client: httpx.Client) -> None:
+    create(client, "a", experiment_id="named")
+    answer = client.put("/v1/named/reset")
+    assert trail(client, "named")[0]["request_id"] == answer.headers["X-Request-Id"]
+
+
+def test_a_correction_says_which_reward_it_was_and_is(server: RunningServer, client: httpx.Client) -> None:
+    create(client, "a", experiment_id="corrected")
+    decision_id = rewarded(client, "corrected")
+    for path, value in (("key/k", 0.25), ("key/k", 0.25), ("key/k", None), ("key/k", 1), ("key/x", 1), ("key/k", 7)):
+        client.put(f"/v1/corrected/reward/{path}", json={"reward": value})
+    client.put(f"/v1/corrected/reward/decision/{decision_id}", json={"reward": 0}).raise_for_status()
+    with closing(sqlite3.connect(server.data_dir / "multiarm.db")) as database:
+        [[key]] = database.execute("SELECT key FROM reward WHERE key LIKE 'd:%' AND reward = 0")
+    decision, found = key.removeprefix("d:"), trail(client, "corrected")[::-1][1:]
+    assert [(entry["before"], entry["after"]) for entry in found] == [
+        ({"key": "k", "reward": 1.0}, {"key": "k", "reward": 0.25}),
+        ({"key": "k", "reward": 0.25}, {"key": "k", "reward": None}),
+        ({"key": "k", "reward": None}, {"key": "k", "reward": 1.0}),
+        ({"decision": decision, "reward": 1.0}, {"decision": decision, "reward": 0.0}),
+    ]
+    assert {(entry["action"], entry["token_id"], entry["address"]) for entry in found} == {
+        ("correct", "token-7", "127.0.0.1")
+    }
+    assert differences("", found[0]["before"], found[0]["after"]) == ["key k", "reward 1.0 → 0.25"]
+    assert printed(server, "--experiment", "corrected").count("key k") == 3
 
 
 def test_the_command_prints_a_table(server: RunningServer, client: httpx.Client) -> None:

@@ -249,13 +249,13 @@ def test_the_ledger_keeps_both(tmp_path: Path) -> None:
             put(client, experiment_id, "key/k", value)
         put(client, experiment_id, f"decision/{decision_id}", 3)
         assert server.terminate() == 0
-    columns = "key, decision IS NOT NULL, propensity, reward, counted_reward, corrects, accepted"
+    columns = "key, decision IS NOT NULL, propensity, reward, counted_reward, corrects, correction, accepted"
     query = f"SELECT {columns} FROM '{tmp_path}/ledger/rewards/**/*.parquet' ORDER BY time"
     assert duckdb.sql(query).fetchall() == [
-        ("k", False, None, 9.0, 5.0, None, True),
-        (None, True, 1.0, 2.0, 2.0, None, True),
-        ("k", False, None, 7.0, 5.0, 9.0, True),
-        ("k", False, None, None, None, 7.0, True),
-        ("k", False, None, 1.0, 1.0, None, True),
-        (None, True, 1.0, 3.0, 3.0, 2.0, True),
+        ("k", False, None, 9.0, 5.0, None, False, True),
+        (None, True, 1.0, 2.0, 2.0, None, False, True),
+        ("k", False, None, 7.0, 5.0, 9.0, True, True),
+        ("k", False, None, None, None, 7.0, True, True),
+        ("k", False, None, 1.0, 1.0, None, True, True),
+        (None, True, 1.0, 3.0, 3.0, 2.0, True, True),
     ]

@@ -59,7 +59,8 @@ def test_it_counts_what_was_done(server: RunningServer) -> None:
         client.post(f"{path}/update_batch", json={"updates": [{"arm_id": "b", "reward": 0}] * 5})
         client.post(f"{path}/update", json={"arm_id": "a", "reward": 7})
         client.get("/nowhere/at/all")
-        client.put(f"{path}/reward/key/x", json={"reward": None})
+        for corrected in (0, None, None, 7):
+            client.put(f"{path}/reward/key/x", json={"reward": corrected})
         after = scraped(client)
 
         def more(name: str, **labels: str) -> float:
@@ -70,6 +71,7 @@ def test_it_counts_what_was_done(server: RunningServer) -> None:
             assert value(after, "multiarm_draws_total", **labels) == sum(one["arm_id"] == arm_id for one in drawn)
             assert value(after, "multiarm_rewards_total", **labels) == rewards  # one of a's was withdrawn
         assert more("multiarm_duplicates_total") == 1
+        assert more("multiarm_corrections_total") == 2
         assert more("multiarm_refused_rewards_total", reason="invalid-reward") == 1
         draws = {"method": "GET", "route": "/v1/{experiment_id}/draw"}
         assert more("multiarm_http_requests_total", **draws, status_class="2xx") == 20

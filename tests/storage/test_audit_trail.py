@@ -8,13 +8,15 @@ import pytest
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import ArmNotFound
+from multiarm.domain.policies import EpsilonGreedy
 from multiarm.domain.records import Actor, AuditEntry
 from multiarm.domain.spec import ArmSpec, CreateExperiment
 from multiarm.storage import audit, experiments
-from multiarm.storage.audit import Act, recorded
-from postgres import KINDS, NOON, Database, database_of
+from multiarm.storage.audit import Act, recorded, recorded_correction
+from multiarm.storage.corrections import Corrected, correct
+from postgres import KINDS, NODE, NOON, Database, bundle, database_of, plain
 
-ALICE = Actor("alice", "t1", "10.0.0.1")
+ALICE = Actor("alice", "t1", "10.0.0.1", "request-1")
 
 
 @pytest.fixture(params=KINDS)
@@ -45,8 +47,8 @@ def test_it_says_who_made_what_different(database: Database) -> None:
         database.run(recorded(work, Act(action, ALICE, NOON + number, uid)))
     found = newest(database)[::-1]
     assert [entry.action for entry in found] == list(acts)
-    assert {(e.subject, e.token_id, e.address, e.experiment_id) for e in found} == {
-        ("alice", "t1", "10.0.0.1", "button")
+    assert {(e.subject, e.token_id, e.address, e.request_id, e.experiment_id) for e in found} == {
+        ("alice", "t1", "10.0.0.1", "request-1", "button")
     }
     assert [entry.at for entry in found] == [NOON + number for number in range(len(acts))]
     assert [(entry.before, entry.after) for entry in found[:5]] == [
@@ -92,6 +94,27 @@ def test_what_failed_leaves_none(database: Database) -> None:
     with pytest.raises(ArmNotFound):
         database.run(recorded(failing, Act("disable_arm", ALICE, NOON, uid)))
     assert newest(database) == []
+
+
+def test_a_correction_and_its_entry_are_one_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = database.create("button", policy=EpsilonGreedy())
+    database.commit(bundle(state, plain(state, 1, 3.0, key="a")))
+
+    def put(value: float | None) -> Corrected | None:
+        work = partial(correct, uid=state.uid, key="k:a", after=value, node=NODE, now=NOON)
+        return database.run(recorded_correction(work, Act("correct", ALICE, NOON, state.uid), "button"))
+
+    assert put(None) is not None
+    assert put(None) is None
+    [entry] = newest(database, uid=state.uid)
+    assert (entry.action, entry.subject, entry.experiment_id) == ("correct", "alice", "button")
+    assert (entry.before, entry.after) == ({"key": "a", "reward": 3.0}, {"key": "a", "reward": None})
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "values", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            put(5.0)
+    assert database.load(state).rows[1].sums == (0.0, 0.0, 0.0)
+    assert len(newest(database)) == 1
 
 
 def test_pages_and_forgetting(database: Database) -> None:

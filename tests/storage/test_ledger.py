@@ -20,13 +20,13 @@ from multiarm.domain.arm import Arm
 from multiarm.domain.decision import DecisionSigner
 from multiarm.domain.policies import Observation, ThompsonRevenue
 from multiarm.domain.records import Increment
-from multiarm.storage.columns import SCHEMAS, DecisionRun, RequestRun, RewardRun, Table, pieces, row_count
+from multiarm.storage.columns import SCHEMAS, DecisionRun, RequestRun, RewardRun, Table, batches, pieces, row_count
 from multiarm.storage.ledger import Ledger
-from multiarm.storage.segment import Compacted
+from multiarm.storage.segment import Compacted, Segment
 
 RED = Arm(0, "red")
 ONE = (1.0, 1.0, 1.0)
-LATER_COLUMNS = ["exposure", "events", "counted_reward", "corrects"]
+LATER_COLUMNS = ["exposure", "events", "counted_reward", "corrects", "correction"]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 DAY_S = 86_400
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
@@ -470,35 +470,46 @@ class TestDocument:
         assert answers[0] == [("blue", 4, 0.5), ("red", 8, 2.75)]
         assert [row[:2] for row in answers[2]] == [("button", "blue"), ("button", "red")]
 
+    def test_a_segment_of_the_version_before_becomes_parquet_as_it_is(self, tmp_path: Path) -> None:
+        [batch] = batches("rewards", [reward_row(plain(1))])
+        older = batch.drop_columns(LATER_COLUMNS)
+        segment = Segment(tmp_path / "rewards" / "date=2026-03-01", older.schema, NOON)
+        segment.append(older)
+        segment.commit()
+        segment.close()
+        assert [done.row_count for done in recover(tmp_path)] == [1]
+        [file] = files(tmp_path, "*.parquet")
+        assert pq.read_table(file, partitioning=None).column_names == older.schema.names
+
     def test_of_a_corrected_reward_the_last_word_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ledger = Ledger(tmp_path / "data" / "ledger")
         runs: list[RewardRun] = []
         for key, word in (("a", (2.0, 4.0)), ("b", (8.0, None)), ("c", (8.0, None, 6.0)), ("d", (5.0,))):
             before: float | None = None
-            for value in word:
+            for index, value in enumerate(word):
                 increment = Increment(RED, ONE, NOON, f"k:{key}", value or 0.0, None, None, None, None)
                 run = RewardRun(NOON + len(runs), "button", 1, 0, [increment], [True])
-                runs.append(run._replace(corrects=before, withdrawn=value is None))
+                runs.append(run._replace(correction=index > 0, corrects=before, withdrawn=value is None))
                 before = value
         assert ledger.write("rewards", runs, NOON) == 8
         ledger.close()
         compact(ledger)
         monkeypatch.chdir(tmp_path)
         query = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[0]
-        rows = "SELECT reward, corrects FROM 'data/ledger/rewards/**/*.parquet' ORDER BY time"
+        rows = "SELECT reward, corrects, correction FROM 'data/ledger/rewards/**/*.parquet' ORDER BY time"
         with duckdb.connect() as connection:
             assert connection.execute(query.replace("coalesce(counted_reward, reward)", "reward")).fetchall() == [
                 ("red", 3, 5.0)
             ]
             assert connection.execute(rows).fetchall() == [
-                (2.0, None),
-                (4.0, 2.0),
-                (8.0, None),
-                (None, 8.0),
-                (8.0, None),
-                (None, 8.0),
-                (6.0, None),
-                (5.0, None),
+                (2.0, None, False),
+                (4.0, 2.0, True),
+                (8.0, None, False),
+                (None, 8.0, True),
+                (8.0, None, False),
+                (None, 8.0, True),
+                (6.0, None, True),
+                (5.0, None, False),
             ]
 
     def test_requests_of_the_version_before_are_read_beside_new_ones(self, tmp_path: Path) -> None:

@@ -108,11 +108,15 @@ class ExperimentState:
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who acts. subject, token_id: the token's `sub` and `jti`, where there is one; address: of the connection."""
+    """Who acts. subject, token_id: the token's `sub` and `jti`, where there is one; address: of the connection.
+
+    request_id: by which log, ledger and answer know it.
+    """
 
     subject: str = ""
     token_id: str | None = None
     address: str | None = None
+    request_id: str | None = None
 
 
 NOBODY_KNOWN = Actor()
@@ -126,7 +130,7 @@ class ForeignDecision(Exception):
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """Who did what. at: seconds since the epoch; before, after: what it made different.
+    """Who did what. at: seconds since the epoch; before, after: what it made different, or a reward it corrected.
 
     subject: of the token, empty where there was none; before is null at the beginning, after at the end.
     """
@@ -136,6 +140,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     subject: str
     token_id: str | None
     address: str | None
+    request_id: str | None
     action: str
     experiment_id: str
     before: dict[str, Any] | None

@@ -35,7 +35,9 @@ async def correct_decision(call: Call) -> Answer:
     call.supervisor.experiment(call.experiment_id)
     asked = decode(await call.body(), _correction_decoder)
     try:
-        corrected = await call.supervisor.correct_decision(call.experiment_id, call.decision_id, asked.reward)
+        corrected = await call.supervisor.correct_decision(
+            call.experiment_id, call.decision_id, asked.reward, call.actor
+        )
     except DecisionOfAnother as error:
         raise call.bearer.told(error) from None
     return json_answer(views.Corrected(corrected))
@@ -59,7 +61,8 @@ async def correct_key(call: Call) -> Answer:
     asked = decode(await call.body(), _correction_decoder)
     if not _is_key(call.key):
         raise InvalidField("key", f"{IN_WORDS[KEY_PATTERN]}.")
-    return json_answer(views.Corrected(await call.supervisor.correct_key(call.experiment_id, call.key, asked.reward)))
+    corrected = await call.supervisor.correct_key(call.experiment_id, call.key, asked.reward, call.actor)
+    return json_answer(views.Corrected(corrected))
 
 
 HANDLERS = [correct_decision, correct_key]

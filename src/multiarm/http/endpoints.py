@@ -23,6 +23,7 @@ from multiarm.http.limits import Amount, LargeBody
 from multiarm.http.metrics import Metrics
 from multiarm.http.openapi import Documentation, operation_name
 from multiarm.http.request_meter import RequestMeter
+from multiarm.http.tags import TAG
 from multiarm.service.supervisor import Supervisor
 from multiarm.settings import Settings
 
@@ -66,8 +67,8 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The same, for the audit trail."""
-        client = self._scope["client"]
-        return Actor(self.bearer.subject, self.bearer.token_id, client[0] if client else None)
+        client, tag = self._scope["client"], self._scope["state"][TAG]
+        return Actor(self.bearer.subject, self.bearer.token_id, client[0] if client else None, tag.request_id)
 
     @property
     def supervisor(self) -> Supervisor:

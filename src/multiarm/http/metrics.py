@@ -145,6 +145,7 @@ class Metrics:
                 family.add_metric([table], count)
             yield family
         yield CounterFamily("multiarm_duplicates", "Rewards that were counted before.", supervisor.duplicate_count)
+        yield CounterFamily("multiarm_corrections", "Rewards put right or withdrawn.", supervisor.correction_count)
         refused = CounterFamily("multiarm_refused_rewards", "Rewards that were not counted.", labels=["reason"])
         for reason, count in supervisor.refused_counts.copy().items():
             refused.add_metric([reason], count)

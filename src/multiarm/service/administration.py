@@ -150,10 +150,12 @@ class Administration(Registry, ABC):
             node=self.store.node,
             now=now,
         )
-        act = Act("restore", actor, now, uid)
-        return await self.change_settled(
-            recorded(work, act), lambda restored: self._begin_anew(experiment, restored.state)
+        named = recorded(
+            work,
+            Act("restore", actor, now, uid),
+            lambda restored: {"snapshot_id": restored.snapshot_id, "taken_at": restored.taken_at},
         )
+        return await self.change_settled(named, lambda restored: self._begin_anew(experiment, restored.state))
 
     async def outlook(self, experiment: Experiment, *, hurried: bool = False) -> Outlook:
         """What a snapshot says beside the evidence; nothing where it fails, or costs much and is hurried."""

@@ -27,13 +27,14 @@ from multiarm.domain.errors import (
 )
 from multiarm.domain.experiment import Experiment
 from multiarm.domain.policies import AnyPolicy
-from multiarm.domain.records import ForeignDecision, Increment
+from multiarm.domain.records import NOBODY_KNOWN, Actor, ForeignDecision, Increment
 from multiarm.domain.spec import Update
 from multiarm.service.accountant import Accountant
 from multiarm.service.batch import SLICE_UPDATES, BatchFaults
 from multiarm.service.health import HealthKeeper
 from multiarm.service.registry import Registry
 from multiarm.service.state_store import StateStore, settle
+from multiarm.storage.audit import Act, recorded_correction
 from multiarm.storage.columns import RewardRun
 from multiarm.storage.corrections import Corrected, correct
 from multiarm.storage.rewards import Outcome, UpdateRequest
@@ -50,7 +51,7 @@ class Rewards(Registry, ABC):
 
     def __init__(self, store: StateStore, accountant: Accountant) -> None:
         super().__init__(store)
-        self.duplicate_count = 0
+        self.duplicate_count = self.correction_count = 0
         self.refused_counts = Counter({Busy.type: 0})  # which alerts ask for
         self._accountant = accountant
         self._one_at_a_time = asyncio.Lock()
@@ -151,7 +152,9 @@ class Rewards(Registry, ABC):
             raise policy_changed()
         return self._counting(experiment, increments, now)
 
-    async def correct_decision(self, experiment_id: str, decision_id: str, reward: float | None) -> bool:
+    async def correct_decision(
+        self, experiment_id: str, decision_id: str, reward: float | None, actor: Actor = NOBODY_KNOWN
+    ) -> bool:
         """Put the reward of a decision right; None: withdraw it. False where it stands like that already."""
         experiment = await self.settled(experiment_id)
         try:
@@ -159,27 +162,34 @@ class Rewards(Registry, ABC):
         except Exception as error:
             raise self._explained(experiment, error) from error
         try:
-            return await self._corrected(experiment, key_of_decision(claims), reward)
+            return await self._corrected(experiment, key_of_decision(claims), reward, actor)
         except RewardNotFound:
             experiment.require_young(claims, self.clock())
             raise
 
-    async def correct_key(self, experiment_id: str, key: str, reward: float | None) -> bool:
+    async def correct_key(
+        self, experiment_id: str, key: str, reward: float | None, actor: Actor = NOBODY_KNOWN
+    ) -> bool:
         """The same of a reward that came with a key of the caller's."""
-        return await self._corrected(await self.settled(experiment_id), key_of_caller(key), reward)
+        return await self._corrected(await self.settled(experiment_id), key_of_caller(key), reward, actor)
 
-    async def _corrected(self, experiment: Experiment, key: str, reward: float | None) -> bool:
+    async def _corrected(self, experiment: Experiment, key: str, reward: float | None, actor: Actor) -> bool:
         uid, experiment_id, now = experiment.state.uid, experiment.state.experiment_id, self.clock()
 
         def then(done: Corrected | None) -> None:
             if done is not None:
+                self.correction_count += 1
                 self.show({uid: (done.epoch, {done.increment.arm.number: done.row})})
                 run = RewardRun(now, experiment_id, uid, done.epoch, [done.increment], [True], done.origin)
-                self._accountant.record_rewards(run._replace(corrects=done.before, withdrawn=done.after is None))
+                said = run._replace(correction=True, corrects=done.before, withdrawn=done.after is None)
+                self._accountant.record_rewards(said)
 
         work = partial(correct, uid=uid, key=key, after=reward, node=self.store.node, now=now)
         try:
-            return await self.store.run(work, then) is not None
+            return (
+                await self.store.run(recorded_correction(work, Act("correct", actor, now, uid), experiment_id), then)
+                is not None
+            )
         except CommitUnknown:
             self.doubt(uid)
             raise

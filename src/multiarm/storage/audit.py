@@ -8,12 +8,14 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from multiarm.domain.records import Actor, AuditEntry
+from multiarm.storage.corrections import Corrected
 from multiarm.storage.schema import arm, audit, experiment
 
 T = TypeVar("T")
 Description = dict[str, Any]  # of an experiment: its state, spec and arms, as JSON has them
 
 FORGOTTEN_PER_STEP = 5_000
+NO_EXPERIMENT = 0  # for a uid
 
 
 class Act(NamedTuple):
@@ -28,18 +30,38 @@ class Act(NamedTuple):
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def recorded(work: Callable[[Connection], T], act: Act) -> Callable[[Connection], T]:
-    """`work`, and in the same transaction an entry of what it did to each experiment; none where it fails."""
+def recorded(
+    work: Callable[[Connection], T], act: Act, more: Callable[[T], Description] = lambda _: {}
+) -> Callable[[Connection], T]:
+    """`work`, and in the same transaction an entry of what it did to each experiment; none where it fails.
+
+    more: what `after` says besides, by the result.
+    """
 
     def both(connection: Connection) -> T:
         before = {} if act.action == "create" else described(connection, act.uid)
         result = work(connection)
         uid = getattr(result, "uid", None) if act.action == "create" else act.uid
-        after = described(connection, uid)
+        after = {uid: found | more(result) for uid, found in described(connection, uid).items()}
         entries = [entry(act, uid, before.get(uid), after.get(uid)) for uid in before.keys() | after.keys()]
         if entries:
             connection.execute(sa.insert(audit), entries)
         return result
+
+    return both
+
+
+def recorded_correction(
+    work: Callable[[Connection], Corrected | None], act: Act, experiment_id: str
+) -> Callable[[Connection], Corrected | None]:
+    """The same of a reward; no entry where it stood like that already."""
+
+    def both(connection: Connection) -> Corrected | None:
+        done = work(connection)
+        if done is not None:
+            before, after = (rewarded(done.increment.key, reward) for reward in (done.before, done.after))
+            write(connection, act, experiment_id, before, after)
+        return done
 
     return both
 
@@ -71,19 +93,40 @@ def document(text: str) -> dict[str, Any]:
         return {"spec": "unreadable"}
 
 
+def write(
+    connection: Connection, act: Act, experiment_id: str, before: Description | None, after: Description | None
+) -> None:
+    """One entry. experiment_id: empty for what concerns none, or all."""
+    uid = NO_EXPERIMENT if act.uid is None else act.uid
+    connection.execute(sa.insert(audit), values(act, uid, experiment_id, before, after))
+
+
+def rewarded(key: str | None, reward: float | None) -> Description:
+    """A reward by its decision or key, under the names that the ledger has for them; None: withdrawn."""
+    kind, _, name = (key or "").partition(":")
+    return {"decision" if kind == "d" else "key": name, "reward": reward}
+
+
 def entry(act: Act, uid: int, before: Description | None, after: Description | None) -> dict[str, object]:
     experiment_id = (before or after or {})["id"]
     old, new = different(before, after)
+    return values(act, uid, experiment_id, None if before is None else old, None if after is None else new)
+
+
+def values(
+    act: Act, uid: int, experiment_id: str, before: Description | None, after: Description | None
+) -> dict[str, object]:
     return {
         "at": act.at,
         "subject": act.actor.subject,
         "token_id": act.actor.token_id,
         "address": act.actor.address,
+        "request_id": act.actor.request_id,
         "action": act.action,
         "experiment": uid,
         "experiment_id": experiment_id,
-        "before": None if before is None else msgspec.json.encode(old).decode(),
-        "after": None if after is None else msgspec.json.encode(new).decode(),
+        "before": None if before is None else msgspec.json.encode(before).decode(),
+        "after": None if after is None else msgspec.json.encode(after).decode(),
     }
 
 
@@ -128,7 +171,7 @@ def is_known(connection: Connection, experiment_id: str) -> bool:
 
 def entry_from(row: sa.Row[tuple[object, ...]]) -> AuditEntry:
     before, after = (None if text is None else msgspec.json.decode(text) for text in (row.before, row.after))
-    who = row.subject, row.token_id, row.address
+    who = row.subject, row.token_id, row.address, row.request_id
     return AuditEntry(row.number, row.at, *who, row.action, row.experiment_id, before, after)
 
 

@@ -32,8 +32,8 @@ class DecisionRun(NamedTuple):
 class RewardRun(NamedTuple):
     """Rewards that came together: as many rows. news: for each increment, whether it was new, and counted.
 
-    origin: what the increments are about. corrects: the reward that they replace, None for one that was withdrawn, or
-    where they replace none. withdrawn: they count no more.
+    origin: what the increments are about. correction: of a reward that was counted before. corrects: what that was,
+    None where it was withdrawn. withdrawn: it counts no more.
     """
 
     received_at: float
@@ -43,6 +43,7 @@ class RewardRun(NamedTuple):
     increments: Sequence[Increment]
     news: Sequence[bool]
     origin: float = 0.0
+    correction: bool = False
     corrects: float | None = None
     withdrawn: bool = False
 
@@ -101,7 +102,8 @@ SCHEMAS: Mapping[Table, pa.Schema] = {
     "decisions": _schema(f"time time, {_ARM}, propensity double, random bool, decision string?"),
     "rewards": _schema(
         f"time time, {_ARM}, reward double?, evidence_time time?, ts time?, key string?, decision string?, "
-        "propensity double?, accepted bool, exposure double?, events double?, counted_reward double?, corrects double?"
+        "propensity double?, accepted bool, exposure double?, events double?, counted_reward double?, "
+        "corrects double?, correction bool"
     ),
     "requests": _schema(
         "time time, method string, route string, status int16, duration_s double, experiment_id string?, "
@@ -172,7 +174,7 @@ def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
 
 
 def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
-    times, experiment_ids, uids, epochs, _, news, origins, corrects, withdrawn = zip(*runs, strict=True)
+    times, experiment_ids, uids, epochs, _, news, origins, corrections, corrects, withdrawn = zip(*runs, strict=True)
     counts = [run.row_count for run in runs]
     increments = [i for run in runs for i in run.increments]
     rewards = [i.reward for i in increments]
@@ -194,6 +196,7 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
         [i.events for i in increments],
         pa.array(counted, pa.float64(), mask=gone),
         _repeated_numbers(corrects, counts),
+        np.repeat(np.array(corrections, np.bool_), counts),
     )
 
 

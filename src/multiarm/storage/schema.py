@@ -177,6 +177,7 @@ audit = Table(
     Column("experiment_id", String(64), nullable=False),
     Column("before", Text, comment="what was different, as JSON; null: there was none"),
     Column("after", Text, comment="what is; null: there is none any more"),
+    Column("request_id", String(128), comment="X-Request-Id of the answer"),
 )
 Index("ix_audit_experiment_number", audit.c.experiment, audit.c.number)
 Index("ix_audit_at", audit.c.at)
