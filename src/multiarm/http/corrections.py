@@ -1,6 +1,7 @@
 """The handlers of corrections: what became known of a reward after it was counted."""
 
 import re
+from functools import partial
 
 import msgspec
 
@@ -13,23 +14,15 @@ from multiarm.http.endpoints import Call, endpoint
 from multiarm.http.openapi import Documentation
 
 ERRORS = (400, 404, 410, 413, 415, 422, 503)
+documented = partial(
+    Documentation, tag="Draws and rewards", verb="update", body=Correction, answer=views.Corrected, errors=ERRORS
+)
 
 _correction_decoder = msgspec.json.Decoder(Correction)
 _is_key = re.compile(KEY_PATTERN).match
 
 
-@endpoint(
-    "PUT",
-    "/v1/{experiment_id:str}/reward/decision/{decision_id:str}",
-    Documentation(
-        "correct_decision",
-        "Draws and rewards",
-        verb="update",
-        body=Correction,
-        answer=views.Corrected,
-        errors=ERRORS,
-    ),
-)
+@endpoint("PUT", "/v1/{experiment_id:str}/reward/decision/{decision_id:str}", documented("correct_decision"))
 async def correct_decision(call: Call) -> Answer:
     """Put the reward of a decision right, or withdraw it with null; it counts as if it had come like that."""
     call.supervisor.experiment(call.experiment_id)
@@ -43,18 +36,7 @@ async def correct_decision(call: Call) -> Answer:
     return json_answer(views.Corrected(corrected))
 
 
-@endpoint(
-    "PUT",
-    "/v1/{experiment_id:str}/reward/key/{key:str}",
-    Documentation(
-        "correct_key",
-        "Draws and rewards",
-        verb="update",
-        body=Correction,
-        answer=views.Corrected,
-        errors=ERRORS,
-    ),
-)
+@endpoint("PUT", "/v1/{experiment_id:str}/reward/key/{key:str}", documented("correct_key"))
 async def correct_key(call: Call) -> Answer:
     """The same of a reward that came with a key."""
     call.supervisor.experiment(call.experiment_id)

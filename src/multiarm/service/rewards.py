@@ -185,11 +185,9 @@ class Rewards(Registry, ABC):
                 self._accountant.record_rewards(said)
 
         work = partial(correct, uid=uid, key=key, after=reward, node=self.store.node, now=now)
+        recorded = recorded_correction(work, Act("correct", actor, now, uid), experiment_id)
         try:
-            return (
-                await self.store.run(recorded_correction(work, Act("correct", actor, now, uid), experiment_id), then)
-                is not None
-            )
+            return await self.store.run(recorded, then) is not None
         except CommitUnknown:
             self.doubt(uid)
             raise
