@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 10
+WORKERS ?= auto
 INPUTS ?= 1000000
 ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -18,7 +19,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-bench load-tools
 	@$(BIN)/python benchmarks/run.py all

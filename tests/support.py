@@ -6,6 +6,7 @@ no __init__.py here, calls this module `support` too (`tests.support` works for 
 
 import atexit
 import os
+import random
 import re
 import socket
 import subprocess
@@ -48,6 +49,16 @@ def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
     """This process's environment, its MULTIARM_… variables replaced by `settings` ({"body_limit_bytes": 4096})."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MULTIARM_")}
     return inherited | {f"MULTIARM_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+
+
+def free_port() -> int:
+    """For a server that is told its port before it starts. Below those that the system hands out, so that no other
+    test's connection takes it in the meantime.
+    """
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(20_000, 32_000))) as listener:
+            port: int = listener.getsockname()[1]
+            return port
 
 
 def run_cli(

@@ -56,6 +56,11 @@ def more(text: bytes, member: str) -> bytes:
     return text[:-1] + b"," + member.encode() + b"}"
 
 
+def said(value: object) -> str:
+    """The same in every process, as names of tests must be."""
+    return f"{value!r:.30}".replace(f"{NOW + DAY_S}", "tomorrow").replace(f"{NOW}", "now")
+
+
 # --- what it says -------------------------------------------------------------------------------------------------
 
 WRONG_TYPES = {
@@ -70,7 +75,7 @@ WRONG_TYPES = {
 }
 CLAIMS: dict[str, tuple[Mapping[str, Any] | bytes, str]] = {
     **{f"{name} is missing": ({name: ABSENT}, CLAIM) for name in ("iss", "aud", "sub", "exp", "iat")},
-    **{f"{name} is {value!r:.30}": ({name: value}, CLAIM) for name, values in WRONG_TYPES.items() for value in values},
+    **{f"{name} is {said(value)}": ({name: value}, CLAIM) for name, values in WRONG_TYPES.items() for value in values},
     **{
         f"iss is {name!r}": ({"iss": name}, ISSUER)
         for name in ("", "other", "Multiarm", "multiarm ", "multiarm\x00", "multi\u0430rm", "https://multiarm")
@@ -127,7 +132,8 @@ HEADERS: dict[str, tuple[Mapping[str, Any] | bytes, str]] = {
         f"typ is {name!r}": ({"typ": name}, TYPE)
         for name in ("", "JWE", "id+jwt", "dpop+jwt", "at+jwt ", "text/jwt", "application/application/jwt", "\u212awt")
     },
-    **{f"typ is {value!r}": ({"typ": value}, HEADER) for value in (ABSENT, None, ["JWT"], 1)},
+    **{f"typ is {value!r}": ({"typ": value}, HEADER) for value in (None, ["JWT"], 1)},
+    "typ is missing": ({"typ": ABSENT}, HEADER),
     **{
         f"{name} is {value!r:.30}": ({name: value}, REFUSED_HEADER)
         for name, value in [

@@ -20,6 +20,7 @@ from wire import Wire, get, post
 from wire_servers import wait_until
 
 IN_FORCE_S = 1.0
+SLACK_S = 2.0  # of a busy machine
 DAY_S = 86_400
 REWARD = {"arm_id": "a", "reward": 1}
 
@@ -51,7 +52,7 @@ def assert_ends_in_time(wire: Wire, data: bytes) -> None:
     """Draws with a head that is remembered go on until it is in force, and then never again."""
     said_at = time.monotonic()
     while wire.answer_after(data).status == 200:
-        assert time.monotonic() - said_at < IN_FORCE_S
+        assert time.monotonic() - said_at < IN_FORCE_S + SLACK_S
     for _ in range(20):
         answer = wire.answer_after(data)
         assert (answer.status, answer.json["detail"]) == (401, "The token was revoked; get a new one.")

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support import RunningServer, ServerDidNotStart, assert_problem, create, read_answer, run_cli
+from support import RunningServer, ServerDidNotStart, assert_problem, create, free_port, read_answer, run_cli
 from wire_servers import wait_until
 
 LOADING = """
@@ -33,12 +33,6 @@ Supervisor.load = slowly
 from multiarm.cli import main
 main()
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def ready(client: httpx.Client) -> int:

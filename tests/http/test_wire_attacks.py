@@ -81,7 +81,7 @@ def test_empty_lines_cost_nothing_and_keep_nothing_open(server: RunningServer) -
         wire.send(b"\r\n" * MEGABYTE)
         start = time.monotonic()
         other.assert_open()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 3
         deadline = time.monotonic() + 8
         with suppress(BrokenPipeError, ConnectionResetError):
             while time.monotonic() < deadline:
