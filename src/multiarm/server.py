@@ -191,6 +191,7 @@ def build_supervisor(
             settings.arms_ever_limit,
             settings.payload_limit_bytes,
             settings.snapshot_action_limit,
+            settings.correction_limit_rewards,
         ),
         restart_policy=RestartPolicy(
             settings.restart_backoff_s, settings.restart_backoff_limit_s, settings.quarantine_failures

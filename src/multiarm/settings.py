@@ -210,6 +210,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     snapshot_action_limit: Annotated[
         int, Meta(ge=10, le=100_000, description="Snapshots at actions that an experiment keeps; the oldest goes.")
     ] = 1_000
+    correction_limit_rewards: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Most rewards of an arm that are added up again where a huge one is put right; updates wait.",
+        ),
+    ] = 300_000
     history_limit_rows: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Most points of a history times the experiment's arms.")
     ] = 50_000

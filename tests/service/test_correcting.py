@@ -5,6 +5,7 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from multiarm.domain.errors import CommitUnknown, DecisionExpired, RewardNotFound, StoreUnavailable
-from multiarm.domain.policies import UCB1, VDBE, EpsilonGreedy
+from multiarm.domain.policies import UCB1, VDBE, EpsilonGreedy, ThompsonGaussian
 from multiarm.domain.spec import Update
 from multiarm.storage import engine
-from postgres import NOON, Clock, Service, run_service
+from multiarm.storage.rewards import commit_updates
+from postgres import NOON, OTHER_NODE, Clock, Service, bundle, plain, run_service
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +174,28 @@ def test_the_walk_of_a_policy_goes_on_below_zero(tmp_path: Path) -> None:
         assert await service.supervisor.update("button", Update(1.0, arm_id="red"))
         arm = (await service.supervisor.stats("button"))["red"]
         assert (arm.pulls, arm.mean_reward) == (1, 1.0)
+        await in_step(service)
+
+    run_service(tmp_path, story)
+
+
+def test_a_huge_reward_that_another_node_counted_is_out_of_memory_at_once(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        await service.create(policy=ThompsonGaussian())
+        supervisor, state = service.supervisor, service.supervisor.experiment("button").state
+        few = [plain(state, 1, float(index)) for index in range(5)]
+        request = bundle(state, *few, plain(state, 1, 1e9, key="typo"))
+        await supervisor.store.run(partial(commit_updates, node=OTHER_NODE, requests=[request], now=NOON))
+        await supervisor.update("button", Update(7.0, arm_id="red"))
+        await supervisor.load()
+        supervisor.draw("button")
+        experiment = supervisor.experiment("button")
+        counts = experiment.counts_since
+        assert experiment.pull_count == 7
+        assert await supervisor.correct_key("button", "typo", None)
+        known = supervisor.experiment("button").snapshot(NOON).evidence
+        assert (int(known.pull_count[0]), known.sums[0].tolist()) == (6, [6.0, 17.0, 79.0])
+        assert supervisor.experiment("button").counts_since == counts
         await in_step(service)
 
     run_service(tmp_path, story)

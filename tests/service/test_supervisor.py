@@ -12,6 +12,7 @@ import pytest
 from multiarm.domain.errors import (
     ArmNotFound,
     Busy,
+    ExperimentChanging,
     ExperimentExists,
     ExperimentGone,
     ExperimentNotFound,
@@ -396,7 +397,7 @@ class TestRewardsOfOneTurn:
 
         run_service(tmp_path, story, mailbox_size_updates=3)
 
-    def test_each_refused_one_is_counted_once(self, tmp_path: Path) -> None:
+    def test_each_refused_one_is_counted_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async def story(service: Service) -> None:
             await service.create()
             supervisor, batch = service.supervisor, [red() for _ in range(3)]
@@ -422,6 +423,12 @@ class TestRewardsOfOneTurn:
                 await supervisor.reading(4).__aenter__()
             assert counts == {"busy": 9, "arm-not-found": 1}
             assert await filling == [True] * 3
+            with pytest.raises(InvalidDecision):
+                await supervisor.correct_decision("button", "none", 1.0)  # no reward was sent
+            monkeypatch.setattr(supervisor, "_is_credited_with", lambda *_: False)
+            with pytest.raises(ExperimentChanging):
+                await service.update_batch("button", batch, BatchFaults())
+            assert counts == {"busy": 9, "arm-not-found": 1, "experiment-changing": 3}
 
         run_service(tmp_path, story, mailbox_size_updates=3)
 

@@ -101,7 +101,7 @@ def test_a_correction_and_its_entry_are_one_transaction(database: Database, monk
     database.commit(bundle(state, plain(state, 1, 3.0, key="a")))
 
     def put(value: float | None) -> Corrected | None:
-        work = partial(correct, uid=state.uid, key="k:a", after=value, node=NODE, now=NOON)
+        work = partial(correct, uid=state.uid, key="k:a", after=value, node=NODE, now=NOON, limit_rewards=9)
         return database.run(recorded_correction(work, Act("correct", ALICE, NOON, state.uid), "button"))
 
     assert put(None) is not None

@@ -33,7 +33,7 @@ from multiarm.domain.policies import (
     ThompsonRevenue,
 )
 from multiarm.domain.records import ExperimentState, Increment
-from multiarm.storage import experiments
+from multiarm.storage import corrections, experiments
 from multiarm.storage.corrections import Corrected, correct
 from multiarm.storage.engine import create_engine, migrate, sqlite_url
 from multiarm.storage.policy_change import change_policy
@@ -52,9 +52,17 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 def corrected(
-    database: Database, state: ExperimentState, key: str, after: float | None, *, node: int = NODE, now: float = NOON
+    database: Database,
+    state: ExperimentState,
+    key: str,
+    after: float | None,
+    *,
+    node: int = NODE,
+    now: float = NOON,
+    limit_rewards: int = 1_000,
 ) -> Corrected | None:
-    return database.run(lambda c: correct(c, uid=state.uid, key=key, after=after, node=node, now=now))
+    work = partial(correct, uid=state.uid, key=key, after=after, node=node, now=now, limit_rewards=limit_rewards)
+    return database.run(work)
 
 
 def balanced(database: Database) -> bool:
@@ -311,6 +319,58 @@ class TestBooks:
         assert database.load(twins[0], node).rows[1] == done.row
         assert balanced(database)
         assert database.run(partial(prune, after_number=0, before=NOON + DAY)).deleted_count > 0
+        assert balanced(database)
+
+    @pytest.mark.parametrize("wrong", [[1e10, 1e9, 1e8, 1e7, 1e6, 1e5, 1e4, 1e3], [1e8, 1e10, 1e4, 1e6]], ids=str)
+    @pytest.mark.parametrize("by_steps", [False, True])
+    def test_neither_do_many_that_are_put_right_one_after_the_other(
+        self, database: Database, wrong: list[float], by_steps: bool
+    ) -> None:
+        """In steps one reward goes through them all; or each is another reward in the wrong unit."""
+        state = database.create(policy=ThompsonGaussian())
+        few = [plain(state, 1, 1 + 0.01 * index) for index in range(50)]
+        database.commit(bundle(state, *few[:25]))
+        if by_steps:
+            database.commit(bundle(state, plain(state, 1, wrong[0], key="0")))
+            for value in [*wrong[1:], 1.0]:
+                corrected(database, state, "k:0", value)
+        else:
+            database.commit(bundle(state, *(plain(state, 1, value, key=f"{i}") for i, value in enumerate(wrong))))
+            for index in range(len(wrong)):
+                corrected(database, state, f"k:{index}", 1.0)
+        database.commit(bundle(state, *few[25:]))
+        right = [1 + 0.01 * index for index in range(50)] + [1.0] * (1 if by_steps else len(wrong))
+        assert totals(database, state)[1] == pytest.approx(
+            [len(right), sum(right), sum(r * r for r in right)], rel=1e-9
+        )
+        assert balanced(database)
+
+    def test_a_huge_exposure_and_a_reward_huge_beside_tiny_ones(self, database: Database) -> None:
+        state = database.create("rates", policy=ThompsonPoisson())
+        database.commit(bundle(state, *(plain(state, 1, 1.0, exposure=0.0005) for _ in range(10))))
+        database.commit(bundle(state, plain(state, 1, 1.0, key="typo", exposure=1e12)))
+        corrected(database, state, "k:typo", None)
+        assert totals(database, state)[1] == pytest.approx([10, 10, 10, 10, 0.005], rel=1e-9)
+        state = database.create("tiny", policy=ThompsonGaussian())
+        database.commit(bundle(state, *(plain(state, 1, 1e-8 * (1 + index)) for index in range(10))))
+        database.commit(bundle(state, plain(state, 1, 1.0, key="typo")))
+        corrected(database, state, "k:typo", None)
+        assert totals(database, state)[1] == pytest.approx([10, 55e-8, 385e-16], rel=1e-9)
+        assert balanced(database)
+
+    def test_nothing_is_added_up_again_where_nothing_was_lost_or_the_rewards_are_too_many(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        zeros, ones = (database.create(name, policy=policy) for name, policy in (("a", UCB1()), ("b", Thompson())))
+        revenue, many = (database.create(name, policy=ThompsonRevenue()) for name in ("c", "d"))
+        for state in (zeros, ones, revenue):
+            database.commit(bundle(state, *(plain(state, 1, 0.0) for _ in range(20)), plain(state, 1, 1.0, key="a")))
+        database.commit(bundle(many, plain(many, 1, 2.0), plain(many, 1, 1e9, key="a")))
+        monkeypatch.setattr(corrections, "replay", None)
+        for state in (zeros, ones, revenue):
+            corrected(database, state, "k:a", 0.0)
+            assert totals(database, state)[1][:3] == [21, 0, 0]
+        assert corrected(database, many, "k:a", 3.0, limit_rewards=1) is not None
         assert balanced(database)
 
     def test_what_the_check_takes_for_rounding_does_not_grow_with_a_huge_reward(self, database: Database) -> None:

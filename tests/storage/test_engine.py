@@ -327,8 +327,9 @@ class TestPostgresql:
             assert database.load(state).epoch == 2
 
 
-def test_who_only_reads_makes_no_file_and_finds_one_of_any_name(tmp_path: Path) -> None:
-    path = tmp_path / "a b#ü&= %20?c=d" / "multiarm.db"
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_who_only_reads_makes_no_file_and_finds_one_of_any_name(tmp_path: Path, slash: str) -> None:
+    path = Path(f"{slash}{tmp_path}") / "a b#ü&= %20?c=d" / "multiarm.db"
     path.parent.mkdir()
     reader = create_engine(sqlite_url(path), reads_only=True)
     with pytest.raises(sa.exc.OperationalError, match="unable to open"):

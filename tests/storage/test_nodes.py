@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,8 @@ class TestTwoNodes:
             database.commit(bundle(state, plain(state, 1, 2.0), plain(state, 1, 1e9, key="typo")))
             with other_connection(database) as other, ThreadPoolExecutor(1) as executor:
                 with other.begin():
-                    correct(other, uid=state.uid, key="k:typo", after=None, node=OTHER_NODE, now=NOON)
+                    typo = partial(correct, uid=state.uid, key="k:typo", after=None, limit_rewards=9)
+                    typo(other, node=OTHER_NODE, now=NOON)
                     counting = executor.submit(database.commit, bundle(state, plain(state, 1, 3.0)))
                     while not other.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
                         assert not counting.done()

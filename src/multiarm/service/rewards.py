@@ -37,6 +37,7 @@ from multiarm.service.state_store import StateStore, settle
 from multiarm.storage.audit import Act, recorded_correction
 from multiarm.storage.columns import RewardRun
 from multiarm.storage.corrections import Corrected, correct
+from multiarm.storage.experiments import Limits
 from multiarm.storage.rewards import Outcome, UpdateRequest
 
 E = TypeVar("E", bound=Exception)
@@ -48,6 +49,7 @@ class Rewards(Registry, ABC):
 
     clock: Callable[[], float]
     health: HealthKeeper
+    _limits: Limits
 
     def __init__(self, store: StateStore, accountant: Accountant) -> None:
         super().__init__(store)
@@ -144,12 +146,15 @@ class Rewards(Registry, ABC):
                 except Exception as error:
                     faults.add(index, self._explained(experiment, error))
         faults.raise_any()
+        refusal: MultiarmError | None = None
         if self.by_uid.get(experiment.state.uid) is not experiment:
-            raise ExperimentNotFound(experiment_id)
-        if experiment.state.epoch != epoch:
-            raise StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
-        if not self._is_credited_with(policy, experiment):
-            raise policy_changed()
+            refusal = ExperimentNotFound(experiment_id)
+        elif experiment.state.epoch != epoch:
+            refusal = StaleEpoch("The experiment was reset while the batch was read; nothing was counted.")
+        elif not self._is_credited_with(policy, experiment):
+            refusal = policy_changed()
+        if refusal is not None:
+            raise self._refused(refusal, len(increments))
         return self._counting(experiment, increments, now)
 
     async def correct_decision(
@@ -160,7 +165,7 @@ class Rewards(Registry, ABC):
         try:
             claims = experiment.claims_of(decision_id)
         except Exception as error:
-            raise self._explained(experiment, error) from error
+            raise self._in_words(experiment, error) from error
         try:
             return await self._corrected(experiment, key_of_decision(claims), reward, actor)
         except RewardNotFound:
@@ -179,18 +184,26 @@ class Rewards(Registry, ABC):
         def then(done: Corrected | None) -> None:
             if done is not None:
                 self.correction_count += 1
-                self.show({uid: (done.epoch, {done.increment.arm.number: done.row})})
+                self._show_corrected(uid, done)
                 run = RewardRun(now, experiment_id, uid, done.epoch, [done.increment], [True], done.origin)
                 said = run._replace(correction=True, corrects=done.before, withdrawn=done.after is None)
                 self._accountant.record_rewards(said)
 
-        work = partial(correct, uid=uid, key=key, after=reward, node=self.store.node, now=now)
+        limit = self._limits.corrected_rewards
+        work = partial(correct, uid=uid, key=key, after=reward, node=self.store.node, now=now, limit_rewards=limit)
         recorded = recorded_correction(work, Act("correct", actor, now, uid), experiment_id)
         try:
             return await self.store.run(recorded, then) is not None
         except CommitUnknown:
             self.doubt(uid)
             raise
+
+    def _show_corrected(self, uid: int, done: Corrected) -> None:
+        experiment = self.by_uid.get(uid)
+        if done.state is None:
+            self.show({uid: (done.epoch, {done.increment.arm.number: done.row})})
+        elif experiment is not None:
+            experiment.load(done.state)
 
     def _counting(
         self, experiment: Experiment, increments: Sequence[Increment], now: float
@@ -212,14 +225,16 @@ class Rewards(Registry, ABC):
 
     def _explained(self, experiment: Experiment, error: Exception) -> MultiarmError:
         """Why a reward was refused, in words for the caller; what nobody foresaw is a failure of the experiment."""
-        return self._refused(error if isinstance(error, MultiarmError) else self._foreseen(experiment, error), 1)
+        return self._refused(self._in_words(experiment, error), 1)
 
     def _refused(self, error: E, count: int) -> E:
         """Note why so many rewards were not counted, now that it is final."""
         self.refused_counts[error.type if isinstance(error, MultiarmError) else MultiarmError.type] += count
         return error
 
-    def _foreseen(self, experiment: Experiment, error: Exception) -> MultiarmError:
+    def _in_words(self, experiment: Experiment, error: Exception) -> MultiarmError:
+        if isinstance(error, MultiarmError):
+            return error
         if isinstance(error, ForeignDecision):
             other = self.by_uid.get(error.uid)
             return ExperimentGone() if other is None else DecisionOfAnother(other.state.experiment_id)

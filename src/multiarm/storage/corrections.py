@@ -2,31 +2,31 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from multiarm.domain.errors import InvalidReward, RewardNotFound, StaleEpoch
-from multiarm.domain.evidence import BASE_COLUMNS, Row, decay_weight
-from multiarm.domain.records import Increment
+from multiarm.domain.evidence import Row, decay_weight
+from multiarm.domain.records import ExperimentState, Increment
 from multiarm.domain.spec import ExperimentSpec
 from multiarm.storage.engine import Driver
 from multiarm.storage.evidence import read_rows
-from multiarm.storage.experiments import arm_from, locked, spec_from
+from multiarm.storage.experiments import arm_from, load_experiment, locked, spec_from
 from multiarm.storage.policy_change import NodeArm, counted_in, replace_rows, replay, stored_rows
 from multiarm.storage.retention import Baseline, change_baseline, known_baseline, replayed
 from multiarm.storage.schema import arm, reward
 
-SQUARES = BASE_COLUMNS.index("reward2")
-SWALLOWS = 1e4  # times as large as the others together, a square costs them 4 of 16 digits, at most
+SWALLOWS = 1e4  # times as large as what is left, what was taken out has cost it 4 of 16 digits
+EXACT_OR_SIGNED = frozenset({"effective_pulls", "reward", "logs"})
 
 
 class Corrected(NamedTuple):
     """A reward that stands differently now. row: the node's evidence of its arm; origin: what its numbers are about.
 
-    before, after: the reward, None where it was or is withdrawn. increment: what counts now, or last did.
+    before, after: the reward, None where it was or is withdrawn. increment: what counts now, or last did. state: the
+    whole experiment, where other nodes' evidence was written too.
     """
 
     epoch: int
@@ -35,14 +35,16 @@ class Corrected(NamedTuple):
     origin: float
     before: float | None
     after: float | None
+    state: ExperimentState | None = None
 
 
 def correct(
-    connection: Connection, *, uid: int, key: str, after: float | None, node: int, now: float
+    connection: Connection, *, uid: int, key: str, after: float | None, node: int, now: float, limit_rewards: int
 ) -> Corrected | None:
     """Put a reward right, in its row and in the evidence of `node`; None where it stands like that already.
 
-    key: as it is stored; after: None withdraws the reward. Raises ExperimentNotFound, RewardNotFound, StaleEpoch, and
+    key: as it is stored; after: None withdraws the reward. limit_rewards: the most of an arm that are added up again,
+    where a very large one took their digits along. Raises ExperimentNotFound, RewardNotFound, StaleEpoch, and
     Invalid where the reward is none for the experiment's policy.
     """
     # First the reward, then the experiment, as retention locks them. Who locks the experiment has its baselines too.
@@ -68,8 +70,10 @@ def correct(
     increment = increment_of(connection, stored, kept, spec)
     old = None if before is None else numbers_of(stored, before, spec)
     new = None if after is None else increment.numbers
-    row = move(connection, stored, spec, old=old, new=new, node=node, now=now)
-    return Corrected(parent.epoch, row, increment, spec.reward_origin, before, after)
+    rows = move(connection, stored, spec, old=old, new=new, node=node, limit_rewards=limit_rewards)
+    replace_rows(connection, uid, parent.epoch, rows, now)
+    state = load_experiment(connection, node, uid) if len(rows) > 1 else None
+    return Corrected(parent.epoch, rows[node, stored.arm], increment, spec.reward_origin, before, after, state)
 
 
 def increment_of(
@@ -110,61 +114,88 @@ def move(
     old: tuple[float, ...] | None,
     new: tuple[float, ...] | None,
     node: int,
-    now: float,
-) -> Row:
-    """The node's row with `old` taken out and `new` put in, written; the books know what rounding may have done.
+    limit_rewards: int,
+) -> dict[NodeArm, Row]:
+    """The node's row with `old` taken out and `new` put in; the books know what rounding may have done.
 
-    Beside a very large `old` the digits of the others are lost: the arm's rewards are added up again then.
+    Beside a very large `old` the digits of the others are lost: their arm is added up again then, for all nodes.
     """
     uid, number, time = stored.experiment, stored.arm, stored.evidence_time
+    key = uid, number, stored.epoch
     with Driver(connection) as driver:
         known = read_rows(driver, node, {(uid, number)})
     try:
         rows = {(node, number): known[uid, number].row.corrected(old, new, time, spec.half_life_s)}
-        of_arm = dict(stored_rows(connection, uid, stored.epoch, number)) | rows
-        if old is not None and swallowed(old, time, of_arm.values(), spec.half_life_s):
-            rows = added_up_again(connection, stored, of_arm, spec, node)
-        elif old is not None:
-            change = partial(Baseline.after_correction, gone=old, time=time)
-            change_baseline(connection, (uid, number, stored.epoch), change)
+        if old is not None:
+            books = known_baseline(connection, key).after_correction(old, time)
+            all_rows = dict(stored_rows(connection, uid, stored.epoch, number)) | rows
+            pull_count = sum(row.pull_count for row in all_rows.values())
+            if 0 < pull_count <= limit_rewards and swallowed(connection, stored, books, all_rows.values(), spec):
+                rows = added_up_again(connection, stored, books.row, all_rows, spec=spec, node=node)
+                books = books._replace(magnitudes=tuple(map(abs, books.row.sums)))
+            change_baseline(connection, key, lambda _: books)
     except OverflowError:
         raise not_finite() from None
     if not all(math.isfinite(value) for row in rows.values() for value in row.sums):
         raise not_finite()
-    replace_rows(connection, uid, stored.epoch, rows, now)
-    return rows[node, number]
+    return rows
 
 
-def swallowed(gone: tuple[float, ...], time: float, left: Iterable[Row], half_life_s: float | None) -> bool:
-    """Whether the square that is taken out leaves so little that it is mostly what rounding made of it."""
-    rows = [row for row in left if row.sums]
-    if sum(row.pull_count for row in rows) <= 0 or gone[SQUARES] <= 1:
+def swallowed(
+    connection: Connection,
+    stored: sa.Row[tuple[object, ...]],
+    books: Baseline,
+    left: Iterable[Row],
+    spec: ExperimentSpec,
+) -> bool:
+    """Whether what was taken out of the arm's sums leaves so little that it is mostly what rounding made of it.
+
+    Of sums that cannot be negative, for others may be small beside large ones; and none where all rewards are small.
+    """
+    traits = spec.policy.traits
+    if traits.reward_max - traits.reward_min <= 1:
         return False
+    rows = [row for row in left if row.sums]
     now = max(row.as_of for row in rows)
-    squares = math.fsum(row.sums[SQUARES] * decay_weight(now - row.as_of, half_life_s) for row in rows)
-    return gone[SQUARES] * decay_weight(now - time, half_life_s) > SWALLOWS * squares
+    weights = [decay_weight(now - row.as_of, spec.half_life_s) for row in rows]
+    for column, name in enumerate(traits.columns[: len(traits.columns) - traits.path_columns]):
+        total = math.fsum(row.sums[column] * weight for row, weight in zip(rows, weights, strict=True))
+        if name not in EXACT_OR_SIGNED and books.magnitudes[column] > SWALLOWS * total:
+            return name != "reward2" or total != 0 or is_any_left(connection, stored, spec)
+    return False
+
+
+def is_any_left(connection: Connection, stored: sa.Row[tuple[object, ...]], spec: ExperimentSpec) -> bool:
+    """Whether a reward of the arm differs from the origin, so that there is something to lose."""
+    differs = sa.and_(of_arm(stored), reward.c.reward != spec.reward_origin)
+    return bool(connection.scalar(sa.select(sa.exists().where(differs))))
 
 
 def added_up_again(
     connection: Connection,
     stored: sa.Row[tuple[object, ...]],
+    removed: Row,
     rows: Mapping[NodeArm, Row],
+    *,
     spec: ExperimentSpec,
     node: int,
 ) -> dict[NodeArm, Row]:
     """All nodes' rows of the arm from its rewards; `node` gets those that retention removed, too."""
     begun = {key: row._replace(sums=tuple(0.0 for _ in row.sums), pull_count=0) for key, row in rows.items()}
-    removed = known_baseline(connection, (stored.experiment, stored.arm, stored.epoch)).row
-    if removed.sums:
+    if removed.pull_count:
         row = begun[node, stored.arm].plus([(removed.sums, removed.as_of)], spec.half_life_s)
         begun[node, stored.arm] = row._replace(pull_count=removed.pull_count)
-    of_arm = sa.and_(counted_in(stored.experiment, stored.epoch), reward.c.arm == stored.arm)
-    again = replay(connection, of_arm, begun, spec)
+    again = replay(connection, of_arm(stored), begun, spec)
     fixed = len(spec.policy.traits.columns) - spec.policy.traits.path_columns
     return {
         key: row._replace(sums=(*row.sums[:fixed], *rows[key].sums[fixed:])) if key in rows else row
         for key, row in again.items()
     }
+
+
+def of_arm(stored: sa.Row[tuple[object, ...]]) -> sa.ColumnElement[bool]:
+    """The rewards that count for the arm of a stored one."""
+    return sa.and_(counted_in(stored.experiment, stored.epoch), reward.c.arm == stored.arm)
 
 
 def not_finite() -> InvalidReward:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
@@ -37,7 +36,7 @@ def create_engine(url: sa.URL | str, *, timeout_s: float = 5.0, reads_only: bool
             place, pool_size=1, max_overflow=0, isolation_level="READ COMMITTED", connect_args=timeouts
         )
     if reads_only:  # `ro` could not open a log that a crash left
-        file = f"file:{quote(place.database or '')}"
+        file = Path(place.database or "").absolute().as_uri()
         place = sa.URL.create("sqlite", database=file, query={"mode": "rw", "uri": "true"})
     engine = sa.create_engine(place, connect_args={"timeout": timeout_s, "cached_statements": CACHED_STATEMENTS})
 
@@ -53,12 +52,10 @@ def create_engine(url: sa.URL | str, *, timeout_s: float = 5.0, reads_only: bool
         ):
             dbapi_connection.execute(f"PRAGMA {pragma}").close()
 
-    if not reads_only:
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            with Driver(connection) as driver:
-                driver.cursor.execute("BEGIN IMMEDIATE")
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        with Driver(connection) as driver:
+            driver.cursor.execute("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 
     return engine
 

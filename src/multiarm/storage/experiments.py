@@ -36,8 +36,8 @@ _payload_decoder = msgspec.json.Decoder()
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Experiments, arms of one experiment, arms ever added to it (deleted ones too), bytes of a payload, and snapshots
-    of an experiment that administrative actions took.
+    """Experiments, arms of one experiment, arms ever added to it (deleted ones too), bytes of a payload, snapshots of
+    an experiment that administrative actions took, and rewards of an arm that a correction adds up again.
     """
 
     experiments: int = 10_000
@@ -45,6 +45,7 @@ class Limits:
     arms_ever: int = 10_000
     payload_bytes: int = 8_192
     action_snapshots: int = 1_000
+    corrected_rewards: int = 300_000
 
 
 # --- reading -----------------------------------------------------------------------------------------------
