@@ -119,11 +119,12 @@ def migrated_name() -> str:
 
 @dataclass
 class Database:
-    """A database under test, with one connection to it."""
+    """A database under test, with one connection to it, and one more to read the books on."""
 
     url: sa.URL | str
     engine: Engine
     connection: Connection
+    auditor: Engine
 
     def run(self, work: Callable[[Connection], T]) -> T:
         return transact(self.connection, work)
@@ -147,17 +148,21 @@ class Database:
         return self.run(lambda c: c.scalar(query) or 0)
 
     def audit(self) -> list[Entry]:
-        return audit_of(self.url)
+        return audit_by(self.auditor)
 
 
 def audit_of(url: sa.URL | str) -> list[Entry]:
-    """The books, read as `multiarm check` does: on a connection of their own."""
     engine = create_engine(url)
     try:
-        with engine.connect() as connection:
-            return transact(connection, lambda c: list(audit(c)))
+        return audit_by(engine)
     finally:
         engine.dispose()
+
+
+def audit_by(engine: Engine) -> list[Entry]:
+    """The books, read as `multiarm check` does: on a connection of their own."""
+    with engine.connect() as connection:
+        return transact(connection, lambda c: list(audit(c)))
 
 
 @contextmanager
@@ -166,7 +171,7 @@ def database_of(kind: str, folder: Path, *, migrated: bool = True, timeout_s: fl
     url: sa.URL | str = sqlite_url(folder / "multiarm.db")
     if kind == "postgresql":
         url = cluster().url(migrated_name() if migrated else cluster().create())
-    engine = create_engine(url, timeout_s=timeout_s)
+    engine, auditor = create_engine(url, timeout_s=timeout_s), create_engine(url)
     try:
         with engine.connect() as connection:
             if migrated:
@@ -174,9 +179,10 @@ def database_of(kind: str, folder: Path, *, migrated: bool = True, timeout_s: fl
             if migrated and kind == "postgresql":
                 with connection.begin():
                     connection.exec_driver_sql(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY")
-            yield Database(url, engine, connection)
+            yield Database(url, engine, connection, auditor)
     finally:
         engine.dispose()
+        auditor.dispose()
 
 
 def plain(

@@ -64,9 +64,9 @@ def metadata(wheel: Path) -> Message:
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`multiarm` as the wheel installs it, with nothing beside it but what it asks for."""
     fresh = tmp_path_factory.mktemp("fresh")
-    run(sys.executable, "-m", "venv", fresh / "venv", cwd=fresh)
+    run(sys.executable, "-m", "venv", "--without-pip", fresh / "venv", cwd=fresh)
     python = fresh / "venv" / "bin" / "python"
-    pip = (python, "-m", "pip", "--disable-pip-version-check")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
     run(*pip, "install", "--no-compile", "--constraint", ROOT / "constraints.txt", wheel, cwd=fresh)
     run(*pip, "check", cwd=fresh)
     return fresh / "venv" / "bin" / "multiarm"

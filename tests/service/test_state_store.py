@@ -295,6 +295,32 @@ class TestCallers:
 
         play(story)
 
+    @pytest.mark.parametrize("turns", range(6))
+    def test_a_probe_that_is_cancelled_as_it_ends_is_cancelled(
+        self, play: Play, monkeypatch: pytest.MonkeyPatch, turns: int
+    ) -> None:
+        """Or who stops waits for ever for the one who probes at intervals."""
+
+        async def story(stage: Stage) -> None:
+            loop = asyncio.get_running_loop()
+            taken: asyncio.Future[bool] = loop.create_future()
+
+            def cancel_in(turns: int) -> None:
+                if turns:
+                    loop.call_soon(cancel_in, turns - 1)
+                else:
+                    taken.set_result(probing.cancel())
+
+            monkeypatch.setattr(stage.store, "_found_well", lambda _: cancel_in(turns))
+            probing = asyncio.create_task(stage.store.probe(10))
+            if await taken:
+                with pytest.raises(asyncio.CancelledError):
+                    await probing
+            else:
+                await probing
+
+        play(story)
+
     def test_one_whose_memory_fails_leaves_its_neighbours_answered(self, play: Play) -> None:
         async def story(stage: Stage) -> None:
             def fail(_: object) -> None:

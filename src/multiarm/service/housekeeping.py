@@ -70,7 +70,8 @@ class Housekeeping:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await asyncio.wait_for(self.write_draw_counts(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self.write_draw_counts()
         except Exception as error:
             log.warning("draw_counts_not_written", error=repr(error))
 

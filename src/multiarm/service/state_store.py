@@ -129,7 +129,8 @@ class StateStore:
         """Write, and so learn whether it is `available`. StoreUnavailable where it is not."""
         work = partial(beat, node=self.node, now=self._clock())
         try:
-            await asyncio.wait_for(self.run(work, self._found_well), timeout_s)
+            async with asyncio.timeout(timeout_s):  # `wait_for` of Python 3.11 may lose a cancellation
+                await self.run(work, self._found_well)
         except TimeoutError:
             self.complaint = SILENT
             raise StoreUnavailable(f"The database has not answered for {timeout_s:g} s.") from None
