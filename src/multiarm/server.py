@@ -119,21 +119,7 @@ async def actors(
         except Unavailable as error:
             raise StartError(str(error)) from error
         stack.push_async_callback(supervisor.health.stop)
-        housekeeping = Housekeeping(
-            supervisor,
-            store,
-            draw_count_interval_s=settings.draw_count_interval_s,
-            health_interval_s=settings.health_interval_s,
-            retention_interval_s=settings.retention_interval_s,
-            reward_retention_s=settings.reward_retention_days * SECONDS_A_DAY,
-            audit_retention_s=settings.audit_retention_days * SECONDS_A_DAY,
-            snapshot_interval_s=settings.snapshot_interval_s,
-            snapshot_retention=SnapshotRetention(
-                settings.snapshot_fine_days * SECONDS_A_DAY,
-                settings.snapshot_hourly_days * SECONDS_A_DAY,
-                settings.snapshot_daily_days * SECONDS_A_DAY,
-            ),
-        )
+        housekeeping = build_housekeeping(supervisor, store, settings)
         housekeeping.start()
         stack.push_async_callback(lambda: housekeeping.stop(deadline.left_s(reserve_s=2)))
         verifier = await stack.enter_async_context(authentication(settings, reading()))
@@ -200,6 +186,24 @@ def build_supervisor(
         inline_limit_s=settings.allocation_inline_limit_s,
         decision_lifetime_s=settings.reward_retention_days * SECONDS_A_DAY,
         history_limit_rows=settings.history_limit_rows,
+    )
+
+
+def build_housekeeping(supervisor: Supervisor, store: StateStore, settings: Settings) -> Housekeeping:
+    return Housekeeping(
+        supervisor,
+        store,
+        draw_count_interval_s=settings.draw_count_interval_s,
+        health_interval_s=settings.health_interval_s,
+        retention_interval_s=settings.retention_interval_s,
+        reward_retention_s=settings.reward_retention_days * SECONDS_A_DAY,
+        audit_retention_s=settings.audit_retention_days * SECONDS_A_DAY,
+        snapshot_interval_s=settings.snapshot_interval_s,
+        snapshot_retention=SnapshotRetention(
+            settings.snapshot_fine_days * SECONDS_A_DAY,
+            settings.snapshot_hourly_days * SECONDS_A_DAY,
+            settings.snapshot_daily_days * SECONDS_A_DAY,
+        ),
     )
 
 

@@ -90,9 +90,8 @@ def tag_in(head: bytes) -> Tag:
     """What the caller knows it by, or a new one: also where this is no head that could be read."""
     headers = Headers()
     try:
-        httptools.HttpRequestParser(headers).feed_data(head)
-    except httptools.HttpParserUpgrade:  # after the last header
-        pass
+        with contextlib.suppress(httptools.HttpParserUpgrade):  # raised after the last header
+            httptools.HttpRequestParser(headers).feed_data(head)
     except httptools.HttpParserError:
         return new_tag()
     return tag_of(headers.found) or new_tag()

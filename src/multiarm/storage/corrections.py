@@ -160,8 +160,10 @@ def swallowed(
     weights = [decay_weight(now - row.as_of, spec.half_life_s) for row in rows]
     for column, name in enumerate(traits.columns[: len(traits.columns) - traits.path_columns]):
         total = math.fsum(row.sums[column] * weight for row, weight in zip(rows, weights, strict=True))
-        if name not in EXACT_OR_SIGNED and books.magnitudes[column] > SWALLOWS * total:
-            return name != "reward2" or total != 0 or is_any_left(connection, stored, spec)
+        if name in EXACT_OR_SIGNED or books.magnitudes[column] <= SWALLOWS * total:
+            continue
+        if name != "reward2" or total or books.row.sums[column] or is_any_left(connection, stored, spec):
+            return True
     return False
 
 
