@@ -1,15 +1,15 @@
 """Rows of evidence: one writer each, absolute, and worth nothing after their epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from multiarm.domain.errors import ArmNotFound, StaleEpoch
 from multiarm.domain.evidence import Row
 from multiarm.domain.experiment import Experiment
 from multiarm.domain.policies import ThompsonGaussian
@@ -18,7 +18,7 @@ from multiarm.storage import experiments
 from multiarm.storage.corrections import correct
 from multiarm.storage.engine import create_engine
 from multiarm.storage.evidence import ArmKey
-from multiarm.storage.rewards import write_draw_counts
+from multiarm.storage.rewards import GroupResult, UpdateRequest, write_draw_counts
 from multiarm.storage.schema import evidence
 from postgres import KINDS, NODE, NOON, OTHER_NODE, Database, bundle, database_of, decided, plain
 
@@ -31,16 +31,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 def write_draws(database: Database, counts: dict[ArmKey, tuple[int, int]], node: int = NODE) -> None:
     database.run(lambda c: write_draw_counts(c, node, counts, NOON))
-
-
-@contextmanager
-def other_connection(database: Database) -> Iterator[Connection]:
-    engine = create_engine(database.url)
-    try:
-        with engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()
 
 
 def reset(database: Database, state: ExperimentState) -> ExperimentState:
@@ -144,21 +134,6 @@ class TestTwoNodes:
             assert statistics["red"].draws == 10
         assert all(entry.balanced for entry in database.audit())
 
-    def test_what_another_wrote_while_one_waited_for_it_is_not_written_over(self, tmp_path: Path) -> None:
-        with database_of("postgresql", tmp_path) as database:
-            state = database.create(policy=ThompsonGaussian())
-            database.commit(bundle(state, plain(state, 1, 2.0), plain(state, 1, 1e9, key="typo")))
-            with other_connection(database) as other, ThreadPoolExecutor(1) as executor:
-                with other.begin():
-                    typo = partial(correct, uid=state.uid, key="k:typo", after=None, limit_rewards=9)
-                    typo(other, node=OTHER_NODE, now=NOON)
-                    counting = executor.submit(database.commit, bundle(state, plain(state, 1, 3.0)))
-                    while not other.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
-                        assert not counting.done()
-                counting.result()
-            assert database.load(state).rows[1].sums == (2.0, 5.0, 13.0)
-            assert all(entry.balanced for entry in database.audit())
-
     def test_a_key_counts_once_for_all_nodes(self, database: Database) -> None:
         state = database.create()
         assert database.commit(bundle(state, plain(state, key="a")), node=NODE).outcomes == [[True]]
@@ -175,3 +150,64 @@ class TestTwoNodes:
         [red, _] = database.audit()
         assert red.balanced
         assert red.sums == pytest.approx((1.5, 1.5, 1.5), rel=1e-12)
+
+
+class TestWaitingForAnotherNode:
+    """On PostgreSQL, where two write at a time: what is read is what stands when the wait is over."""
+
+    @pytest.fixture
+    def database(self, tmp_path: Path) -> Iterator[Database]:
+        with database_of("postgresql", tmp_path) as made:
+            yield made
+
+    def commit_meanwhile(
+        self, database: Database, work: Callable[[Connection], object], request: UpdateRequest
+    ) -> GroupResult:
+        """What comes of rewards that NODE commits while another node's `work`, done before, is not committed yet."""
+        with ThreadPoolExecutor(1) as executor, connected(database) as other, connected(database) as watcher:
+            with other.begin():
+                work(other)
+                committing = executor.submit(database.commit, request)
+                while not someone_waits(watcher):
+                    assert not committing.done()
+            return committing.result(10)
+
+    def test_rows_that_it_wrote(self, database: Database) -> None:
+        state = database.create(policy=ThompsonGaussian())
+        database.commit(bundle(state, plain(state, 1, 1e9, key="typo"), plain(state, 1, 2.0)))
+        work = partial(correct, uid=state.uid, key="k:typo", after=5.0, node=OTHER_NODE, now=NOON, limit_rewards=9)
+        result = self.commit_meanwhile(database, work, bundle(state, plain(state, 1, 3.0)))
+        assert result.rows[state.uid][1][1].sums == (3.0, 10.0, 38.0)
+        assert database.load(state).rows[1].sums == (3.0, 10.0, 38.0)
+        assert all(entry.balanced for entry in database.audit())
+
+    def test_an_arm_that_it_deleted(self, database: Database) -> None:
+        state = database.create()
+        work = partial(experiments.change_arm, uid=state.uid, arm_id="red", now=NOON, deleted=True)
+        result = self.commit_meanwhile(database, work, bundle(state, plain(state, 1)))
+        assert isinstance(result.outcomes[0], ArmNotFound)
+
+    def test_an_epoch_that_it_began(self, database: Database) -> None:
+        state = database.create()
+        database.commit(bundle(state, plain(state)))
+        work = partial(experiments.reset, uid=state.uid, now=NOON)
+        result = self.commit_meanwhile(database, work, bundle(state, plain(state, 1)))
+        assert isinstance(result.outcomes[0], StaleEpoch)
+        assert database.load(state).rows == {}
+
+
+@contextmanager
+def connected(database: Database) -> Iterator[Connection]:
+    engine = create_engine(database.url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def someone_waits(connection: Connection) -> bool:
+    """For a lock in this database."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with connection.begin():
+        return bool(connection.exec_driver_sql(query).scalar())
