@@ -186,6 +186,7 @@ def build_supervisor(
         inline_limit_s=settings.allocation_inline_limit_s,
         decision_lifetime_s=settings.reward_retention_days * SECONDS_A_DAY,
         history_limit_rows=settings.history_limit_rows,
+        history_reader_limit=settings.history_reader_limit,
     )
 
 

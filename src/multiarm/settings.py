@@ -221,6 +221,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     history_limit_rows: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Most points of a history times the experiment's arms.")
     ] = 50_000
+    history_reader_limit: Annotated[
+        int, Meta(ge=1, le=10_000, description="Requests that read a history: one does, the others wait; beyond, 503.")
+    ] = 16
 
     allocation_budget_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of one core that recomputing allocations may take.")

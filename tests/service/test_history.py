@@ -2,12 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from multiarm.domain.errors import (
+    Busy,
     ExperimentNotFound,
     ExperimentQuarantined,
     InvalidField,
@@ -16,10 +19,12 @@ from multiarm.domain.errors import (
     StaleEpoch,
 )
 from multiarm.domain.policies import EXP3, UCB1, Thompson
-from multiarm.domain.spec import ArmSpec, PolicyChange, Restore, Update
+from multiarm.domain.spec import ArmSpec, ExperimentSpec, PolicyChange, Restore, Update
+from multiarm.service import history
 from multiarm.service.history import HistoryPoint
 from multiarm.service.housekeeping import Housekeeping
 from multiarm.service.snapshots import ARMS_AT_A_TIME, EXPERIMENTS_AT_A_TIME, SnapshotKeeper, groups
+from multiarm.storage import snapshots
 from postgres import NOON, Clock, Service, run_service
 
 DAY = 86_400.0
@@ -210,6 +215,36 @@ class TestHistory:
             assert 50 <= len(found) <= 100
             assert found[-1].taken_at == NOON + 119
             assert all(len(point.arms) == 500 for point in found)
+
+        run_service(tmp_path, story)
+
+    def test_one_is_read_at_a_time_and_few_wait(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reading: set[int] = set()
+        together: list[int] = []
+
+        def read(connection: Connection, numbers: list[int]) -> list[Any]:
+            reading.add(numbers[0])
+            together.append(len(reading))
+            return snapshots.read(connection, numbers)
+
+        def points_of(rows: list[Any], spec: ExperimentSpec) -> list[HistoryPoint]:
+            made = history.points_of(rows, spec)
+            reading.remove(rows[0].number)
+            return made
+
+        async def story(service: Service) -> None:
+            for number in range(17):
+                await service.create(f"x{number}")
+            monkeypatch.setattr("multiarm.service.supervisor.points_of", points_of)
+            monkeypatch.setattr(
+                "multiarm.service.supervisor.snapshots", SimpleNamespace(chosen=snapshots.chosen, read=read)
+            )
+            asked = [asyncio.create_task(points(service, f"x{number}")) for number in range(17)]
+            done = await asyncio.gather(*asked, return_exceptions=True)
+            assert isinstance(done[16], Busy)
+            assert [len(found) for found in done[:16] if isinstance(found, list)] == [1] * 16
+            assert together == [1] * 16
+            assert len(await points(service, "x16")) == 1
 
         run_service(tmp_path, story)
 

@@ -24,6 +24,7 @@ from multiarm.service.history import HistoryPoint, points_of
 from multiarm.service.reader import Reader
 from multiarm.service.rewards import Rewards
 from multiarm.service.state_store import StateStore
+from multiarm.service.turns import Turns
 from multiarm.storage import audit, snapshots
 from multiarm.storage import experiments as db
 from multiarm.storage.columns import DecisionRun
@@ -48,6 +49,7 @@ class Supervisor(Administration, Rewards):
         inline_limit_s: float = 0.001,
         decision_lifetime_s: float = float("inf"),
         history_limit_rows: int = 50_000,
+        history_reader_limit: int = 16,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class Supervisor(Administration, Rewards):
         self._decision_lifetime_s = decision_lifetime_s
         self._inline_limit_s = inline_limit_s
         self._history_limit_rows = history_limit_rows
+        self._histories = Turns(history_reader_limit, "read a history")
         self._rng = rng or random.Random()
         self.health = HealthKeeper(restart_policy, self.reload, clock=clock)
         self._allocator = Allocator(
@@ -123,15 +126,19 @@ class Supervisor(Administration, Rewards):
         return await self._reader.run(partial(audit.newest, limit=limit, before=before, uid=uid))
 
     async def history(self, experiment_id: str, start: float, end: float, point_limit: int) -> list[HistoryPoint]:
-        """Snapshots from `start` to `end`, the last and others spread over that time; fewer where the arms are many."""
+        """Snapshots from `start` to `end`, the last and others spread over that time; fewer where the arms are many.
+
+        One history is read at a time; Busy where many wait for theirs.
+        """
         state = self.experiment(experiment_id).state
         arm_count = max(len(state.arms), 1)
         limit = min(point_limit, max(self._history_limit_rows // arm_count, 1))
         work = partial(snapshots.chosen, uid=state.uid, start=start, end=end, point_limit=limit)
-        numbers = await self._reader.run(work)
-        points: list[HistoryPoint] = []
         step = max(READ_AT_A_TIME_ARMS // arm_count, 1)
-        for index in range(0, len(numbers), step):
-            rows = await self._reader.run(partial(snapshots.read, numbers=numbers[index : index + step]))
-            points += await asyncio.to_thread(points_of, rows, state.spec)
+        async with self._histories.turn():
+            numbers = await self._reader.run(work)
+            points: list[HistoryPoint] = []
+            for index in range(0, len(numbers), step):
+                rows = await self._reader.run(partial(snapshots.read, numbers=numbers[index : index + step]))
+                points += await asyncio.to_thread(points_of, rows, state.spec)
         return points
