@@ -12,7 +12,8 @@ import pyarrow as pa
 MOST_OPEN_FILES = 1 << 20
 GC_THRESHOLD = 50_000  # requests leave few cycles behind; looking for them at every 700th object costs them 5 %
 SWITCH_INTERVAL_S = 0.0005  # how long a thread may keep the loop waiting for the interpreter
-M_ARENA_MAX = -8  # of glibc's malloc.h
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
+LARGE_BYTES = 1 << 20
 
 
 def prepare() -> None:
@@ -39,6 +40,11 @@ def allow_many_connections() -> None:
 
 
 def share_memory() -> None:
-    """One heap for all threads, where glibc gives each its own: what one frees is warm for the next, +7 % updates."""
+    """One heap for all threads, where glibc gives each its own: what one frees is warm for the next, +7 % updates.
+
+    What is large stays out of it, and leaves no holes there.
+    """
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
