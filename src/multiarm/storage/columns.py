@@ -195,7 +195,7 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
         [i.exposure for i in increments],
         [i.events for i in increments],
         pa.array(counted, pa.float64(), mask=gone),
-        _repeated_numbers(corrects, counts),
+        _repeated(corrects, counts, pa.float64()),
         np.repeat(np.array(corrections, np.bool_), counts),
     )
 
@@ -231,12 +231,8 @@ def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:
     )
 
 
-def _repeated(texts: Sequence[str | None], counts: Sequence[int]) -> Any:
-    return pa.array(texts, pa.string()).take(np.repeat(np.arange(len(counts)), counts))
-
-
-def _repeated_numbers(numbers: Sequence[float | None], counts: Sequence[int]) -> Any:
-    return pa.array(numbers, pa.float64()).take(np.repeat(np.arange(len(counts)), counts))
+def _repeated(values: Sequence[str | float | None], counts: Sequence[int], kind: Any = _TYPES["string"]) -> Any:
+    return pa.array(values, kind).take(np.repeat(np.arange(len(counts)), counts))
 
 
 def _array(field: Any, values: Column) -> Any:

@@ -15,7 +15,7 @@ from multiarm.storage.engine import Driver
 from multiarm.storage.evidence import read_rows
 from multiarm.storage.experiments import arm_from, load_experiment, locked, spec_from
 from multiarm.storage.policy_change import NodeArm, counted_in, replace_rows, replay, stored_rows
-from multiarm.storage.retention import Baseline, change_baseline, known_baseline, replayed
+from multiarm.storage.retention import Baseline, known_baseline, replayed, write_baseline
 from multiarm.storage.schema import arm, reward
 
 SWALLOWS = 1e4  # times as large as what is left, what was taken out has cost it 4 of 16 digits
@@ -133,7 +133,7 @@ def move(
             if 0 < pull_count <= limit_rewards and swallowed(connection, stored, books, all_rows.values(), spec):
                 rows = added_up_again(connection, stored, books.row, all_rows, spec=spec, node=node)
                 books = books._replace(magnitudes=tuple(map(abs, books.row.sums)))
-            change_baseline(connection, key, lambda _: books)
+            write_baseline(connection, key, books)
     except OverflowError:
         raise not_finite() from None
     if not all(math.isfinite(value) for row in rows.values() for value in row.sums):

@@ -117,17 +117,20 @@ def change_baseline(
     connection: Connection, key: tuple[int, int, int], change: Callable[["Baseline"], "Baseline"]
 ) -> None:
     """Change what the books know of an arm beside its reward rows. key: experiment uid, arm number, epoch."""
-    uid, number, epoch = key
-    values = change(known_baseline(connection, key)).columns
-    changed = connection.execute(sa.update(baseline).where(of_baseline(key)).values(**values))
-    if not changed.rowcount:
-        connection.execute(sa.insert(baseline).values(experiment=uid, arm=number, epoch=epoch, **values))
+    write_baseline(connection, key, change(known_baseline(connection, key)))
 
 
 def known_baseline(connection: Connection, key: tuple[int, int, int]) -> "Baseline":
     """What the books know so far, locked; nothing at first."""
     found = connection.execute(sa.select(baseline).where(of_baseline(key)).with_for_update()).first()
     return Baseline() if found is None else baseline_from(found)
+
+
+def write_baseline(connection: Connection, key: tuple[int, int, int], books: "Baseline") -> None:
+    uid, number, epoch = key
+    changed = connection.execute(sa.update(baseline).where(of_baseline(key)).values(**books.columns))
+    if not changed.rowcount:
+        connection.execute(sa.insert(baseline).values(experiment=uid, arm=number, epoch=epoch, **books.columns))
 
 
 def of_baseline(key: tuple[int, int, int]) -> sa.ColumnElement[bool]:
