@@ -1,5 +1,11 @@
 # Everything that a fresh machine needs is installed into .venv; nothing else is touched.
-PYTHON ?= python3
+
+# Where python3 was built without profile-guided optimisation (pyenv's default), the system's is 8 % faster.
+OPTIMISED := import sys, sysconfig; sys.exit("--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""))
+USABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell python3 -c '$(OPTIMISED)' 2> /dev/null || ! /usr/bin/python3 -c '$(USABLE)' 2> /dev/null \
+	&& echo python3 || echo /usr/bin/python3)
+
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 10
