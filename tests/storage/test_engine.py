@@ -181,10 +181,16 @@ class TestFromTheFirstVersion:
 
     def test_the_way_back_keeps_the_rows_too(self, old: Database) -> None:
         migrate(old.connection)
+        state = old.run(lambda c: experiments.load_experiment(c, 1, 7))
+        assert state is not None
+        old.commit(bundle(state, *[plain(state, reward=0.5)] * 3))
         with old.connection.begin():
             command.downgrade(alembic_of(old.connection), "0001")
         assert old.count(experiment) == 1
-        assert old.run(lambda c: c.exec_driver_sql("SELECT sum(reward) FROM reward").scalar()) == 1.25
+        stored = old.run(lambda c: c.exec_driver_sql("SELECT reward FROM reward ORDER BY reward").scalars().all())
+        assert stored == [0.25, 0.5, 0.5, 0.5, 1.0]
+        migrate(old.connection)
+        assert all(entry.balanced for entry in old.audit())
 
 
 def test_a_server_starts_on_a_data_directory_of_the_first_version(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import random
 import re
 import shutil
 from collections import Counter
@@ -24,7 +25,7 @@ from multiarm.storage.columns import SCHEMAS, DecisionRun, RequestRun, RewardRun
 from multiarm.storage.ledger import Ledger
 from multiarm.storage.segment import Compacted, Segment
 
-RED = Arm(0, "red")
+RED, GREEN = Arm(0, "red"), Arm(1, "green")
 ONE = (1.0, 1.0, 1.0)
 LATER_COLUMNS = ["exposure", "events", "counted_reward", "corrects", "correction"]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -161,6 +162,41 @@ class TestColumns:
         compact(ledger)
         written = {row["reward"]: row["accepted"] for row in read(tmp_path, "rewards")}
         assert written == {float(number): number % 3 == 0 for number in range(99) if number != 40}
+
+    def test_rewards_in_the_same_words_get_a_row_each(self, tmp_path: Path) -> None:
+        """In their order, with what their run says of them."""
+        capped = ThompsonRevenue(reward_cap=20.0)
+        words = [
+            Increment(RED, capped.increment(Observation(25.0, 3.0)), NOON, None, 25.0, None, None, None, None),
+            Increment(GREEN, (1.0, 1.0, 1.0), NOON - 1, "k:order-7", 1.0, None, None, None, NOON - 2, 0.5),
+            Increment(RED, (1.0, 0.0, 0.0), NOON, "d:00", 0.0, 0.5, NOON - 1, bytes(16), None),
+        ]
+        rng = random.Random(1)
+        runs = [
+            RewardRun(NOON + n, f"e{n}", n, n, rng.choices(words, k=n), rng.choices([True, False], k=n), 3.0 * (n % 2))
+            for n in (1, 5_000, 3, 900)
+        ]
+        ledger = Ledger(tmp_path)
+        assert ledger.write("rewards", runs, NOON) == 5_904
+        ledger.close()
+        compact(ledger)
+        said = ("experiment_uid", "accepted", "arm_id", "reward", "key", "decision", "propensity", "exposure")
+        assert [tuple(row[name] for name in said) for row in read(tmp_path, "rewards")] == [
+            (
+                run.uid,
+                new,
+                i.arm.arm_id,
+                i.reward,
+                i.key and i.key[2:] if i.unique is None else None,
+                i.unique and i.unique.hex(),
+                i.propensity,
+                i.exposure,
+            )
+            for run in runs
+            for i, new in zip(run.increments, run.news, strict=True)
+        ]
+        counted = {(row["experiment_uid"], row["reward"], row["counted_reward"]) for row in read(tmp_path, "rewards")}
+        assert counted >= {(5_000, 25.0, 17.0), (3, 25.0, 20.0), (900, 1.0, 1.0)}
 
     def test_runs_become_as_many_rows(self, tmp_path: Path) -> None:
         ledger = Ledger(tmp_path)

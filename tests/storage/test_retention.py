@@ -93,7 +93,9 @@ class TestPruning:
             increments = [
                 decided(state, rng.randint(1, 3), rng.random(), unique=batch * 5_000 + n, issued_at=NOON - n)
                 for n in range(4_000)
-            ] + [plain(state, rng.randint(1, 3), rng.random(), time=NOON - rng.random() * 30 * DAY)] * 1_000
+            ] + [
+                plain(state, rng.randint(1, 3), rng.random(), time=NOON - rng.random() * 30 * DAY) for _ in range(1_000)
+            ]
             database.commit(bundle(state, *increments), node=1 + batch % 2)
         evidence_before = (database.load(state).rows, database.load(state).other_rows)
         assert balanced(database)
@@ -106,6 +108,22 @@ class TestPruning:
         assert database.count(baseline) == 3
         assert database.run(lambda c: c.scalar(sa.select(sa.func.sum(baseline.c.pull_count)))) == 20_000
         assert (database.load(state).rows, database.load(state).other_rows) == evidence_before
+
+    @pytest.mark.parametrize("half_life_s", [None, DAY])
+    def test_a_row_that_stands_for_many_goes_as_many(self, database: Database, half_life_s: float | None) -> None:
+        state = database.create(half_life_s=half_life_s, arms=["red", "green"])
+        old, late = plain(state, 1, 0.3, time=NOON - DAY), plain(state, 2, 0.7)
+        database.commit(bundle(state, *[old] * 1_000, late, *[old] * 500))
+        database.commit(bundle(state, *[late] * 7, received_at=NOON + 2))
+        before = database.load(state).rows
+        assert {number: row.pull_count for number, row in before.items()} == {1: 1_500, 2: 8}
+        assert balanced(database)
+        assert pruned(database, NOON + 1) == [2]
+        assert balanced(database)
+        assert pruned(database, NOON + 3) == [1]
+        assert balanced(database)
+        assert database.run(lambda c: c.scalar(sa.select(sa.func.sum(baseline.c.pull_count)))) == 1_508
+        assert database.load(state).rows == before
 
     def test_rewards_of_past_epochs_and_arms_balance_too(self, database: Database) -> None:
         state = database.create(half_life_s=DAY)

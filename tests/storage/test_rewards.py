@@ -1,4 +1,6 @@
 import math
+import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,7 @@ class TestCounting:
             None,
             None,
             None,
+            1,
         )
 
     def test_the_rows_returned_are_those_that_now_stand(self, database: Database) -> None:
@@ -162,7 +165,40 @@ class TestDuplicates:
         assert database.commit(*[bundle(state, *[plain(state)] * 3)] * 2).outcomes == [[True] * 3] * 2
         assert database.commit(bundle(state, plain(state), plain(state, key="a"))).outcomes == [[True, True]]
         assert pull_counts(database, state) == {1: 8}
-        assert database.count(reward) == 8
+        assert all(entry.balanced for entry in database.audit())
+
+    def test_plain_rewards_that_came_together_and_are_alike_take_one_row(self, database: Database) -> None:
+        """Sums are those of as many rewards, on their own rows, to the last digits."""
+        state, apart = database.create("together", half_life_s=HOUR), database.create("apart", half_life_s=HOUR)
+        increments = [
+            plain(state, 1, 0.1, time=NOON - 1e3),
+            plain(state, 1, 0.7),
+            plain(state, 2, 0.7),
+            plain(state, 2, 0.2, key="a"),
+        ]
+        words = random.Random(1).choices(increments, k=500)
+        assert database.commit(bundle(state, *words)).outcomes == [
+            [increment.key is None or increment not in words[:index] for index, increment in enumerate(words)]
+        ]
+        rows = database.run(lambda c: list(c.execute(sa.select(reward.c.key, reward.c.pull_count))))
+        alike = Counter(words)
+        assert sorted(rows, key=str) == sorted(
+            [("k:a", 1), *((None, alike[increment]) for increment in increments[:3])], key=str
+        )
+        fresh = [word for index, word in enumerate(words) if word.key is None or word not in words[:index]]
+        database.commit(bundle(apart, *(msgspec.structs.replace(word) for word in fresh)))
+        together, one_by_one = database.load(state).rows, database.load(apart).rows
+        for number, row in together.items():
+            assert row.sums == pytest.approx(one_by_one[number].sums, rel=1e-14)
+            assert row._replace(sums=()) == one_by_one[number]._replace(sums=())
+        assert all(entry.balanced for entry in database.audit())
+
+    def test_the_same_key_in_the_same_words_counts_once(self, database: Database) -> None:
+        state = database.create()
+        once = plain(state, key="a")
+        assert database.commit(bundle(state, once, plain(state), once)).outcomes == [[True, True, False]]
+        assert pull_counts(database, state) == {1: 2}
+        assert all(entry.balanced for entry in database.audit())
 
 
 class TestStaleRequests:

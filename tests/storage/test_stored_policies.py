@@ -33,7 +33,7 @@ from multiarm.domain.spec import ArmSpec
 from multiarm.storage import experiments, policy_change
 from multiarm.storage.experiments import Limits
 from multiarm.storage.policy_change import change_policy
-from multiarm.storage.retention import Counted, prune
+from multiarm.storage.retention import Counted, plus_counted, prune
 from multiarm.storage.rewards import write_draw_counts
 from multiarm.storage.schema import arm, baseline, reward
 from postgres import KINDS, NODE, NOON, OTHER_NODE, Database, bundle, database_of, decided, plain
@@ -199,6 +199,19 @@ class TestEvidenceThatIsMadeAgain:
             assert all(close(changed.rows[n], row) for n, row in twin.rows.items()), after
         assert balanced(database)
 
+    def test_counts_a_row_that_stands_for_many_as_often_as_they_were(self, database: Database) -> None:
+        state = database.create(policy=EpsilonGreedy(), half_life_s=DAY)
+        twin = database.create("twin", policy=HURDLE, half_life_s=DAY)
+        for of, repeated in ((state, True), (twin, False)):
+            for reward_, count in ((7.5, 3), (0.0, 100), (2.25, 1)):
+                alike = [plain(of, 1, reward_)] * count if repeated else [plain(of, 1, reward_) for _ in range(count)]
+                database.commit(bundle(of, *alike))
+        changed = change(database, state, HURDLE)
+        assert database.count(reward, reward.c.experiment == state.uid) == 3
+        assert changed.rows[1].pull_count == 104
+        assert close(changed.rows[1], database.load(twin).rows[1])
+        assert balanced(database)
+
     def test_keeps_what_was_measured(self, database: Database) -> None:
         state = database.create(policy=ThompsonPoisson())
         said = [plain(state, 1, 3.0, exposure=2.5), decided(state, 1, 4.0, exposure=0.5), plain(state, 1, 1.0)]
@@ -214,13 +227,12 @@ class TestEvidenceThatIsMadeAgain:
         state = used(database, rewards=6_000)
         monkeypatch.setattr(policy_change, "STEP_ROWS", 1_000)
         seen: list[int] = []
-        plus = Row.plus
 
         def watched(row: Row, given: Sequence[Counted], half_life_s: float | None) -> Row:
             seen.append(len(given))
-            return plus(row, given, half_life_s)
+            return plus_counted(row, given, half_life_s)
 
-        monkeypatch.setattr(Row, "plus", watched)
+        monkeypatch.setattr(policy_change, "plus_counted", watched)
         changed = change(database, state, EXP3())
         assert sum(seen) == 12_000
         assert max(seen) <= 1_000
@@ -289,8 +301,9 @@ class TestRefusals:
 
     def test_where_a_reward_came_without_the_decision_that_is_needed(self, database: Database) -> None:
         state = used(database)
-        database.commit(bundle(state, plain(state), plain(state, key="k")))
-        with pytest.raises(PolicyNotChanged, match="2 came without a decision"):
+        alike = plain(state)
+        database.commit(bundle(state, alike, plain(state, key="k"), alike))
+        with pytest.raises(PolicyNotChanged, match="3 came without a decision"):
             change(database, state, EXP3())
 
     def test_where_sums_would_not_be_finite(self, database: Database) -> None:

@@ -48,19 +48,27 @@ class Row(NamedTuple):
         return self.plus_columns(numbers, times, half_life_s)
 
     def plus_columns(
-        self, numbers: Sequence[Sequence[float]], times: Sequence[float], half_life_s: float | None
+        self,
+        numbers: Sequence[Sequence[float]],
+        times: Sequence[float],
+        half_life_s: float | None,
+        counts: Sequence[int] = (),
     ) -> Self:
-        """The same, of increments whose numbers and evidence times come apart."""
-        count = len(numbers)
+        """The same, of increments whose numbers and evidence times come apart. counts: how often each; else once."""
+        pull_count = self.pull_count + (sum(counts) if counts else len(numbers))
+        weights: Sequence[float] = counts if counts and max(counts) > 1 else ()
         if self.sums:
             numbers, times = [self.sums, *numbers], [self.as_of, *times]
+            weights = [1, *weights] if weights else ()
         as_of = max(self.as_of, *times)
-        columns: Iterable[Iterable[float]] = zip(*numbers, strict=True)
         if half_life_s is not None:
-            weights = [decay_weight(as_of - time, half_life_s) for time in times]
+            decay = [decay_weight(as_of - time, half_life_s) for time in times]
+            weights = list(map(mul, weights, decay)) if weights else decay
+        columns: Iterable[Iterable[float]] = zip(*numbers, strict=True)
+        if weights:
             columns = (map(mul, weights, column) for column in columns)
         sums = tuple(map(math.fsum, columns))
-        return type(self)(sums, as_of, self.pull_count + count, self.draw_count)
+        return type(self)(sums, as_of, pull_count, self.draw_count)
 
     def corrected(
         self, old: Sequence[float] | None, new: Sequence[float] | None, time: float, half_life_s: float | None

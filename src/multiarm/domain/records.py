@@ -72,8 +72,10 @@ class Decisions:
         return Decisions(self.shares[start:stop], self.us[start:stop], self.tokens[start:stop], claims, self.time)
 
 
-class Increment(msgspec.Struct, frozen=True, gc=False):
+class Increment(msgspec.Struct, frozen=True, gc=False, eq=False):
     """What one reward adds, and the reward row that goes with it. Times are seconds since the epoch.
+
+    Rewards that came together in the same words share one: who goes through many tells them apart by identity.
 
     key: `d:…` for a decision, `k:…` for a caller's key, None for neither. propensity, issued_at: the decision's.
     ts: what the caller said, for the log. exposure, events: as the caller said, where the policy takes them.

@@ -134,17 +134,7 @@ class Rewards(Registry, ABC):
         experiment = await self.settled(experiment_id)
         epoch, policy = experiment.state.epoch, experiment.state.spec.policy
         now = self.clock()
-        increments: list[Increment] = []
-        for start in range(0, len(updates), SLICE_UPDATES):
-            if start:
-                await asyncio.sleep(0)
-            for index, update in enumerate(updates[start : start + SLICE_UPDATES], start):
-                if update is None:
-                    continue
-                try:
-                    increments.append(experiment.credit(update, now))
-                except Exception as error:
-                    faults.add(index, self._explained(experiment, error))
+        increments = await self._credited(experiment, updates, now, faults)
         faults.raise_any()
         refusal: MultiarmError | None = None
         if self.by_uid.get(experiment.state.uid) is not experiment:
@@ -156,6 +146,27 @@ class Rewards(Registry, ABC):
         if refusal is not None:
             raise self._refused(refusal, len(increments))
         return self._counting(experiment, increments, now)
+
+    async def _credited(
+        self, experiment: Experiment, updates: Sequence[Update | None], now: float, faults: BatchFaults
+    ) -> list[Increment]:
+        """What a batch adds, a slice in a turn of the loop; `faults` gets what is wrong with it."""
+        increments: list[Increment] = []
+        known: dict[Update, Increment] = {}  # the same words add the same
+        for start in range(0, len(updates), SLICE_UPDATES):
+            if start:
+                await asyncio.sleep(0)
+            for index, update in enumerate(updates[start : start + SLICE_UPDATES], start):
+                if update is None:
+                    continue
+                try:
+                    increment = known.get(update)
+                    if increment is None:
+                        increment = known[update] = experiment.credit(update, now)
+                    increments.append(increment)
+                except Exception as error:
+                    faults.add(index, self._explained(experiment, error))
+        return increments
 
     async def correct_decision(
         self, experiment_id: str, decision_id: str, reward: float | None, actor: Actor = NOBODY_KNOWN

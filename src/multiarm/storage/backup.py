@@ -154,10 +154,10 @@ def examined(path: Path, *, upgrade: bool) -> Copied:
 def counted(connection: Connection, path: Path, *, balances: bool) -> Copied:
     if balances:
         found = report(connection)
-        good, said = found.good, found.summary
+        good, said, rewards = found.good, found.summary, "sum(pull_count)"
     else:
         integrity = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
-        good = integrity == "ok"
+        good, rewards = integrity == "ok", "count(*)"
         said = f"Database: {integrity}, of an earlier version: its books are checked when it is restored."
     if not good:
         raise StartError(f"The copy is not good. {said}")
@@ -165,7 +165,7 @@ def counted(connection: Connection, path: Path, *, balances: bool) -> Copied:
     return Copied(
         path.stat().st_size,
         connection.scalar(live) or 0,
-        connection.exec_driver_sql("SELECT count(*) FROM reward").scalar() or 0,
+        connection.exec_driver_sql(f"SELECT {rewards} FROM reward").scalar() or 0,
         said,
         connection.scalar(sa.select(evidence.c.node).order_by(evidence.c.updated_at.desc()).limit(1)),
     )

@@ -1,7 +1,7 @@
 """The columns of the ledger's tables, and how rows of Python become columns of Arrow."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast
 
 import numpy as np
@@ -176,35 +176,50 @@ def _decision_columns(runs: Sequence[DecisionRun]) -> Iterable[Column]:
 def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
     times, experiment_ids, uids, epochs, _, news, origins, corrections, corrects, withdrawn = zip(*runs, strict=True)
     counts = [run.row_count for run in runs]
-    increments = [i for run in runs for i in run.increments]
-    rewards = [i.reward for i in increments]
-    counted = _counted(rewards, [i.numbers[1] for i in increments], np.repeat(np.array(origins, np.float64), counts))
+    increments, where = _distinct([i for run in runs for i in run.increments])
+    rewards = np.array([i.reward for i in increments], np.float64)[where]
+    deviations = np.array([i.numbers[1] for i in increments], np.float64)[where]
+    counted = _counted(rewards, deviations, np.repeat(np.array(origins, np.float64), counts))
     gone = np.repeat(np.array(withdrawn, np.bool_), counts) if any(withdrawn) else None
+    keys, decisions, propensities = _names(increments)
+
+    def spread(name: str, values: Column) -> Any:
+        return _array(SCHEMAS["rewards"].field(name), values).take(where)
+
     return (
         np.repeat(times, counts),
         _repeated(experiment_ids, counts),
         np.repeat(np.array(uids, np.int64), counts),
         np.repeat(np.array(epochs, np.int64), counts),
-        [i.arm.arm_id for i in increments],
-        [i.arm.number for i in increments],
+        spread("arm_id", [i.arm.arm_id for i in increments]),
+        spread("arm_number", [i.arm.number for i in increments]),
         pa.array(rewards, pa.float64(), mask=gone),
-        [i.evidence_time for i in increments],
-        [i.ts for i in increments],
-        *_names(increments),
+        spread("evidence_time", [i.evidence_time for i in increments]),
+        spread("ts", [i.ts for i in increments]),
+        spread("key", keys),
+        spread("decision", decisions),
+        spread("propensity", propensities),
         list(chain.from_iterable(news)),
-        [i.exposure for i in increments],
-        [i.events for i in increments],
+        spread("exposure", [i.exposure for i in increments]),
+        spread("events", [i.events for i in increments]),
         pa.array(counted, pa.float64(), mask=gone),
         _repeated(corrects, counts, pa.float64()),
         np.repeat(np.array(corrections, np.bool_), counts),
     )
 
 
-def _names(increments: Sequence[Increment]) -> Iterable[Column]:
+def _distinct(increments: Sequence[Increment]) -> tuple[Sequence[Increment], NDArray[np.int64]]:
+    """Each once, and where among them every one of `increments` is: many rewards are in the same words."""
+    places = dict(zip(dict.fromkeys(increments), count()))
+    return list(places), np.fromiter(map(places.__getitem__, increments), np.int64, len(increments))
+
+
+def _names(increments: Sequence[Increment]) -> tuple[Column, Column, Column]:
     """Keys, decisions and their propensities; plain rewards, the most in many places, have none of them."""
     keys = [i.key for i in increments]
     if not any(keys):
-        return [[None] * len(keys)] * 3
+        nothing = [None] * len(keys)
+        return nothing, nothing, nothing
     return (
         [key and key[2:] if i.unique is None else None for i, key in zip(increments, keys, strict=True)],
         [i.unique and i.unique.hex() for i in increments],
@@ -212,10 +227,11 @@ def _names(increments: Sequence[Increment]) -> Iterable[Column]:
     )
 
 
-def _counted(rewards: Sequence[float], deviations: Sequence[float], origins: NDArray[np.float64]) -> Any:
+def _counted(
+    rewards: NDArray[np.float64], deviations: NDArray[np.float64], origins: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """What of each reward was added up; the reward itself to the last bit, where that is all of it."""
-    came, added = np.array(rewards, np.float64), np.array(deviations, np.float64)
-    return np.where(added == came - origins, came, added + origins)
+    return np.where(deviations == rewards - origins, rewards, deviations + origins)
 
 
 def _request_columns(runs: Sequence[RequestRun]) -> Iterable[Column]:

@@ -98,7 +98,7 @@ def increment_of(
 
 def numbers_of(stored: sa.Row[tuple[object, ...]], value: float, spec: ExperimentSpec) -> tuple[float, ...]:
     """What a stored reward would add if it were `value`; 0 in columns that depend on the order of the rewards."""
-    numbers, _ = replayed(stored, spec, value)
+    numbers = replayed(stored, spec, value).numbers
     paths = spec.policy.traits.path_columns
     numbers = (*numbers[: len(numbers) - paths], *[0.0] * paths)
     if not all(map(math.isfinite, numbers)):

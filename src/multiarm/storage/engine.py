@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, event
 
 from multiarm.domain.errors import CommitUnknown, DatabaseGone, StartError
 
-HEAD_REVISION = "0008"
+HEAD_REVISION = "0009"
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 MAX_ATTEMPTS = 5
 CACHED_STATEMENTS = 256  # prepared, by the driver

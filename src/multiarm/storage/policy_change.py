@@ -25,7 +25,7 @@ from multiarm.storage.experiments import (
     spec_from,
     touch,
 )
-from multiarm.storage.retention import REPLAYED, STEP_ROWS, Baseline, Counted, baseline_from, replayed
+from multiarm.storage.retention import REPLAYED, STEP_ROWS, Baseline, Counted, baseline_from, plus_counted, replayed
 from multiarm.storage.schema import arm, baseline, evidence, reward
 
 NodeArm = tuple[int, int]  # node, arm number
@@ -160,7 +160,7 @@ def check_rewards(
             except InvalidReward as error:
                 refuse(epoch, f"{name} does not take a reward that was counted. {error}")
     if new.needs_decision and not old.needs_decision:
-        without = sa.select(sa.func.count()).select_from(reward).where(of_epoch, reward.c.propensity.is_(None))
+        without = sa.select(sa.func.sum(reward.c.pull_count)).where(of_epoch, reward.c.propensity.is_(None))
         count = connection.scalar(without)
         if count:
             refuse(epoch, f"{name} needs the propensity of each reward, and {count:,} came without a decision.")
@@ -198,7 +198,7 @@ def replay(
         for row in partition:
             increments[row.node, row.arm].append(replayed(row, spec))
         for key, counted in increments.items():
-            found[key] = found.get(key, Row()).plus(counted, spec.half_life_s)
+            found[key] = plus_counted(found.get(key, Row()), counted, spec.half_life_s)
     return found
 
 

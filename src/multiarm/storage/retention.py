@@ -19,9 +19,15 @@ from multiarm.storage.schema import arm, baseline, evidence, experiment, reward,
 STEP_ROWS = 5_000
 LARGE_ROWS = 500  # of snapshots, which may have a hundred kilobytes each
 EXPERIMENTS_PER_PURGE = 100
-REPLAYED = ("reward", "evidence_time", "propensity", "exposure", "events")  # what `replayed` needs of a row
+REPLAYED = ("reward", "evidence_time", "propensity", "exposure", "events", "pull_count")  # what `replayed` needs
 
-Counted = tuple[tuple[float, ...], float]  # an increment's numbers, and its evidence time
+
+class Counted(NamedTuple):
+    """What a reward row adds: so many times these numbers. time: the evidence time, seconds since the epoch."""
+
+    numbers: tuple[float, ...]
+    time: float
+    pull_count: int
 
 
 class Step(NamedTuple):
@@ -145,9 +151,10 @@ class Baseline(NamedTuple):
     magnitudes: tuple[float, ...] = ()
 
     def plus(self, increments: Sequence[Counted], half_life_s: float | None) -> Self:
-        sizes = [tuple(map(abs, numbers)) for numbers, _ in increments]
+        sizes = [tuple(count * abs(number) for number in numbers) for numbers, _, count in increments]
         columns = zip(*(sizes + [self.magnitudes] * bool(self.magnitudes)), strict=True)
-        return type(self)(self.row.plus(increments, half_life_s), tuple(math.fsum(column) for column in columns))
+        row = plus_counted(self.row, increments, half_life_s)
+        return type(self)(row, tuple(math.fsum(column) for column in columns))
 
     def after_correction(self, gone: Sequence[float], time: float) -> Self:
         """The same sums, measured by an increment too that was counted once, at `time`, and stands in no row any more.
@@ -175,7 +182,7 @@ def baseline_from(row: sa.Row[tuple[object, ...]]) -> Baseline:
 
 
 def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec, value: float | None = None) -> Counted:
-    """(numbers, evidence time) of a stored reward, as they were counted; path columns are left as they begin.
+    """What a stored reward adds, as it was counted; path columns are left as they begin.
 
     value: what the reward is to be instead.
     """
@@ -183,4 +190,10 @@ def replayed(row: sa.Row[tuple[object, ...]], spec: ExperimentSpec, value: float
     exposure = 1.0 if row.exposure is None else row.exposure
     events = 1.0 if row.events is None else row.events
     observation = Observation(value, spec.reward_origin, row.evidence_time, row.propensity, exposure, events)
-    return spec.policy.increment(observation), row.evidence_time
+    return Counted(spec.policy.increment(observation), row.evidence_time, row.pull_count)
+
+
+def plus_counted(row: Row, increments: Sequence[Counted], half_life_s: float | None) -> Row:
+    """`row` and what those rewards add; there is one at least."""
+    numbers, times, counts = zip(*increments, strict=True)
+    return row.plus_columns(numbers, times, half_life_s, counts)

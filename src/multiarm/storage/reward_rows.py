@@ -14,17 +14,17 @@ from multiarm.storage.schema import reward
 
 # what the rows of one statement share: experiment, epoch, node
 Shared: TypeAlias = tuple[int, int, int]
-# arm, evidence_time, received_at, reward
-PlainRow: TypeAlias = tuple[int, float, float, float]
+# arm, evidence_time, received_at, reward, pull_count
+PlainRow: TypeAlias = tuple[int, float, float, float, int]
 # key, arm, evidence_time, received_at, issued_at, reward, propensity
 KeyedRow: TypeAlias = tuple[str, int, float, float, float | None, float, float | None]
 # the same with exposure, events: of policies that take them, for a wider row costs more
 Measures: TypeAlias = tuple[float | None, float | None]
-MeasuredPlainRow: TypeAlias = tuple[int, float, float, float, *Measures]
+MeasuredPlainRow: TypeAlias = tuple[int, float, float, float, int, *Measures]
 MeasuredKeyedRow: TypeAlias = tuple[str, int, float, float, float | None, float, float | None, *Measures]
 
 SHARED = ("experiment", "epoch", "node")
-PLAIN = ("arm", "evidence_time", "received_at", "reward")
+PLAIN = ("arm", "evidence_time", "received_at", "reward", "pull_count")
 KEYED = ("key", "arm", "evidence_time", "received_at", "issued_at", "reward", "propensity")
 MEASURES = ("exposure", "events")
 PARAMETERS_PER_STATEMENT = 999  # SQLite builds may allow no more
@@ -32,7 +32,7 @@ ROWS_PER_STATEMENT = 128
 
 
 def insert_plain(driver: Driver, shared: Shared, rows: Sequence[PlainRow | MeasuredPlainRow]) -> None:
-    """Rows without a key: each counts. All are of one kind."""
+    """Rows without a key: each counts, as often as it says. All are of one kind."""
     columns = PLAIN if len(rows[0]) == len(PLAIN) else PLAIN + MEASURES
     if is_postgresql(driver.connection):
         parameters = [dict(zip(SHARED + columns, shared + row, strict=True)) for row in rows]

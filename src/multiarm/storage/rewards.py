@@ -1,7 +1,7 @@
 """The group commit: reward rows in, duplicates told apart, evidence added up. One transaction's work."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, compress
 from typing import NamedTuple
@@ -40,6 +40,13 @@ class UpdateRequest(msgspec.Struct, frozen=True, gc=False):
     arm_count: int = 0
 
 
+class Tallied(NamedTuple):
+    """A request, and how often each of its increments comes: those in the same words are one."""
+
+    request: UpdateRequest
+    tally: Counter[Increment]
+
+
 Outcome = list[bool] | Exception  # for each increment whether it was new, or why the request was left out
 
 
@@ -58,13 +65,14 @@ def commit_updates(
     known: what the connection's last group left; None: nothing is known.
     """
     known = known or KnownRows()
-    keys = {(r.uid, number) for r in requests for number in {increment.arm.number for increment in r.increments}}
+    tallied = [Tallied(request, Counter(request.increments)) for request in requests]
+    keys = {(request.uid, increment.arm.number) for request, tally in tallied for increment in tally}
     with Driver(connection) as driver:
         arms = known.read(driver, node, keys)
         refusals = refused(requests, arms)
-        fresh = requests
+        fresh = tallied
         if any(refusals):
-            fresh = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
+            fresh = [one for one, refusal in zip(tallied, refusals, strict=True) if refusal is None]
         news = insert_rewards(driver, node, fresh)
         rows = added_up(fresh, news, arms)
         write_rows(driver, node, rows, arms, now)
@@ -113,24 +121,28 @@ def names_deleted(request: UpdateRequest, deleted: Collection[ArmKey]) -> ArmNot
 
 
 def added_up(
-    requests: Sequence[UpdateRequest], news: Sequence[Sequence[bool]], arms: Mapping[ArmKey, ArmRow]
+    fresh: Sequence[Tallied], news: Sequence[Sequence[bool]], arms: Mapping[ArmKey, ArmRow]
 ) -> dict[ArmKey, Row]:
     """The rows of the arms that get something new, with it; InvalidReward where a sum would not stay finite."""
-    added: dict[int, dict[int, list[Increment]]] = {}
+    added: dict[int, dict[int, list[tuple[Increment, int]]]] = {}
     half_lives: dict[int, float | None] = {}
     in_order: list[tuple[UpdateRequest, Sequence[bool]]] = []
-    for request, new in zip(requests, news, strict=True):
+    for (request, tally), new in zip(fresh, news, strict=True):
         if request.policy is not None and request.policy.traits.path_columns:
             in_order.append((request, new))
             continue
         by_arm = added.setdefault(request.uid, defaultdict(list))
         half_lives[request.uid] = request.half_life_s
-        for increment in compress(request.increments, new):
-            by_arm[increment.arm.number].append(increment)
+        counted = tally if all(new) else Counter(compress(request.increments, new))
+        for increment, count in counted.items():
+            by_arm[increment.arm.number].append((increment, count))
     try:
         rows = {
             (uid, number): arms[uid, number].row.plus_columns(
-                [i.numbers for i in increments], [i.evidence_time for i in increments], half_lives[uid]
+                [i.numbers for i, _ in increments],
+                [i.evidence_time for i, _ in increments],
+                half_lives[uid],
+                [count for _, count in increments],
             )
             for uid, by_arm in added.items()
             for number, increments in by_arm.items()
@@ -160,16 +172,17 @@ def completed(
     return rows
 
 
-def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest]) -> list[list[bool]]:
+def insert_rewards(driver: Driver, node: int, fresh: Sequence[Tallied]) -> list[list[bool]]:
     """Insert the reward rows; for each request, which of its increments were new. The first of a key wins."""
     plain: dict[tuple[int, int], list[PlainRow | MeasuredPlainRow]] = defaultdict(list)
     keyed: dict[tuple[int, int], dict[str, KeyedRow | MeasuredKeyedRow]] = defaultdict(dict)
     news: list[list[bool]] = []
-    for request in requests:
+    for one in fresh:
+        request = one.request
         new = [True] * len(request.increments)
         news.append(new)
         collect = collect_rows if request.policy is None else collect_measured
-        collect(request, new, plain[request.uid, request.epoch], keyed[request.uid, request.epoch])
+        collect(one, new, plain[request.uid, request.epoch], keyed[request.uid, request.epoch])
     for (uid, epoch), rows in plain.items():
         if rows:
             insert_plain(driver, (uid, epoch, node), rows)
@@ -180,7 +193,7 @@ def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest])
         for key in insert_keyed(driver, (uid, epoch, node), sorted(by_key.values()))
     }
     if known:
-        for request, new in zip(requests, news, strict=True):
+        for (request, _), new in zip(fresh, news, strict=True):
             new[:] = [
                 is_new and (request.uid, i.key) not in known for i, is_new in zip(request.increments, new, strict=True)
             ]
@@ -188,16 +201,18 @@ def insert_rewards(driver: Driver, node: int, requests: Sequence[UpdateRequest])
 
 
 def collect_rows(
-    request: UpdateRequest,
+    one: Tallied,
     new: list[bool],
     plain_rows: list[PlainRow | MeasuredPlainRow],
     keyed_rows: dict[str, KeyedRow | MeasuredKeyedRow],
 ) -> None:
-    """The rows of a request; `new` becomes False where a key came before."""
-    received_at, increments = request.received_at, request.increments
-    rows = [(i.arm.number, i.evidence_time, received_at, i.reward) for i in increments if i.key is None]
+    """The rows of a request, for rewards without a key that are alike just one; `new` becomes False where a key came
+    before.
+    """
+    received_at, increments = one.request.received_at, one.request.increments
+    rows = [(i.arm.number, i.evidence_time, received_at, i.reward, n) for i, n in one.tally.items() if i.key is None]
     plain_rows += rows
-    if len(rows) == len(increments):
+    if len(rows) == len(one.tally):
         return
     for index, i in enumerate(increments):
         key = i.key
@@ -208,17 +223,17 @@ def collect_rows(
 
 
 def collect_measured(
-    request: UpdateRequest,
+    one: Tallied,
     new: list[bool],
     plain_rows: list[PlainRow | MeasuredPlainRow],
     keyed_rows: dict[str, KeyedRow | MeasuredKeyedRow],
 ) -> None:
-    """The same with what its rewards were measured over."""
-    received_at = request.received_at
-    for index, i in enumerate(request.increments):
+    """The same with what its rewards were measured over, each in a row of its own."""
+    received_at = one.request.received_at
+    for index, i in enumerate(one.request.increments):
         key, number, time, measures = i.key, i.arm.number, i.evidence_time, (i.exposure, i.events)
         if key is None:
-            plain_rows.append((number, time, received_at, i.reward, *measures))
+            plain_rows.append((number, time, received_at, i.reward, 1, *measures))
         elif key in keyed_rows:
             new[index] = False
         else:

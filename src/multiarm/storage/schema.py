@@ -106,6 +106,7 @@ reward = Table(
     Column("exposure", Double, comment="null: not said"),
     Column("events", Double, comment="null: not said"),
     Column("withdrawn_at", Double, comment="not null: it counts no more; the key stays, so that no retry counts"),
+    Column("pull_count", Integer, nullable=False, server_default="1", comment="rewards that came together, all alike"),
 )
 Index(
     "uq_reward_key",
