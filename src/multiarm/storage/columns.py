@@ -77,6 +77,7 @@ Run: TypeAlias = DecisionRun | RewardRun | RequestRun
 
 _TIME = pa.timestamp("us", tz="UTC")
 _HEX_DIGITS = np.frombuffer(bytes(range(256)).hex().encode(), np.dtype("<u2"))  # two of them a byte
+_SAMPLE_ROWS = 128
 _FIRST_S, _END_S = -62_135_596_800, 253_402_300_799  # years 1 to 9999: many readers can show no others
 
 
@@ -177,15 +178,20 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
     times, experiment_ids, uids, epochs, _, news, origins, corrections, corrects, withdrawn = zip(*runs, strict=True)
     counts = [run.row_count for run in runs]
     increments, where = _distinct([i for run in runs for i in run.increments])
-    rewards = np.array([i.reward for i in increments], np.float64)[where]
-    deviations = np.array([i.numbers[1] for i in increments], np.float64)[where]
+
+    def spread(name: str, values: list[Any]) -> Any:
+        """A value of each increment, for every row."""
+        field = SCHEMAS["rewards"].field(name)
+        if field.nullable and values.count(None) == len(values):
+            return pa.nulls(sum(counts), field.type)
+        array = _array(field, values)
+        return array if where is None else array.take(where)
+
+    rewards = spread("reward", [i.reward for i in increments]).to_numpy()
+    deviations = spread("reward", [i.numbers[1] for i in increments]).to_numpy()
     counted = _counted(rewards, deviations, np.repeat(np.array(origins, np.float64), counts))
     gone = np.repeat(np.array(withdrawn, np.bool_), counts) if any(withdrawn) else None
     keys, decisions, propensities = _names(increments)
-
-    def spread(name: str, values: Column) -> Any:
-        return _array(SCHEMAS["rewards"].field(name), values).take(where)
-
     return (
         np.repeat(times, counts),
         _repeated(experiment_ids, counts),
@@ -208,13 +214,16 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
     )
 
 
-def _distinct(increments: Sequence[Increment]) -> tuple[Sequence[Increment], NDArray[np.int64]]:
-    """Each once, and where among them every one of `increments` is: many rewards are in the same words."""
+def _distinct(increments: Sequence[Increment]) -> tuple[Sequence[Increment], NDArray[np.int64] | None]:
+    """Each once, and where among them every one of `increments` is; None where few come again, in the same words."""
+    some = increments[:_SAMPLE_ROWS]
+    if 2 * len(set(some)) > len(some):
+        return increments, None
     places = dict(zip(dict.fromkeys(increments), count()))
     return list(places), np.fromiter(map(places.__getitem__, increments), np.int64, len(increments))
 
 
-def _names(increments: Sequence[Increment]) -> tuple[Column, Column, Column]:
+def _names(increments: Sequence[Increment]) -> tuple[list[Any], list[Any], list[Any]]:
     """Keys, decisions and their propensities; plain rewards, the most in many places, have none of them."""
     keys = [i.key for i in increments]
     if not any(keys):
