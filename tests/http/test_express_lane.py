@@ -10,10 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
+from multiarm.domain.policies import EpsilonGreedy, Thompson
+from multiarm.domain.spec import PolicyChange
+from multiarm.http import gathering
 from multiarm.http.answers import Answer
 from multiarm.http.app import build_app
-from multiarm.http.express import ExpressLane, Plain
+from multiarm.http.express import ExpressLane
 from multiarm.http.head import Head
+from multiarm.http.plain import Plain
 from multiarm.http.tags import Tag
 from multiarm.settings import Settings
 from postgres import Service, run_service, until
@@ -142,3 +146,105 @@ def test_the_same_words_count_as_often_as_they_come(tmp_path: Path) -> None:
             ("red", 1.0, "a", True): 1,
             ("red", 1.0, "a", False): 1,
         }
+
+
+class TestGathering:
+    """Rewards of a few turns of the loop are counted together."""
+
+    RED = b'{"arm_id":"red","reward":1.0}'
+
+    def play(self, folder: Path, story: Callable[[Service, ExpressLane, Callable[[bytes], Client]], Any]) -> None:
+        async def play(service: Service) -> None:
+            await service.create(policy=EpsilonGreedy())
+            lane = ExpressLane(build_app(service.supervisor, service.accountant, Settings()))
+            clients: list[Client] = []
+
+            def update(body: bytes) -> Client:
+                clients.append(Client())
+                lane.take(clients[-1], plain(lane, "POST", "/v1/button/update"), body)
+                return clients[-1]
+
+            await story(service, lane, update)
+            await until(lambda: all(client.status for client in clients))
+
+        run_service(folder, play)
+
+    @pytest.fixture
+    def gathers_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gathering, "QUIET_TURNS", 1_000_000)
+        monkeypatch.setattr(gathering, "GATHER_LIMIT_S", 0.3)
+
+    def test_those_of_several_turns_share_a_commit(self, tmp_path: Path) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            clients = []
+            for _turn in range(5):
+                clients.append(update(self.RED))
+                await asyncio.sleep(0)
+            await until(lambda: all(client.status for client in clients))
+            sizes = service.store.commit_sizes
+            assert (sum(sizes.counts), sizes.total) == (1, 5)
+            assert (await service.rows())[1].pull_count == 5
+
+        self.play(tmp_path, story)
+
+    def test_one_alone_does_not_wait_for_others(self, tmp_path: Path) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            client = update(self.RED)
+            turn_count = 0
+            while not service.store.waiting_updates and not client.status:
+                await asyncio.sleep(0)
+                turn_count += 1
+            assert turn_count <= gathering.QUIET_TURNS + 2
+
+        self.play(tmp_path, story)
+
+    @pytest.mark.usefixtures("gathers_long")
+    def test_more_than_enough_wait_for_no_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gathering, "GATHER_LIMIT_S", 60.0)
+
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            clients = [update(self.RED) for _ in range(gathering.GATHER_LIMIT_REQUESTS)]
+            await until(lambda: all(client.status == 200 for client in clients))
+            assert (await service.rows())[1].pull_count == gathering.GATHER_LIMIT_REQUESTS
+
+        self.play(tmp_path, story)
+
+    @pytest.mark.usefixtures("gathers_long")
+    def test_a_reset_meanwhile_is_before_them(self, tmp_path: Path) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            client = update(self.RED)
+            await asyncio.sleep(0)
+            await service.supervisor.reset("button")
+            assert not client.status
+            await until(lambda: client.status == 200)
+            assert service.state().epoch == 1
+            assert (await service.rows())[1].pull_count == 1
+
+        self.play(tmp_path, story)
+
+    @pytest.mark.usefixtures("gathers_long")
+    def test_another_policy_meanwhile_judges_them(self, tmp_path: Path) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            fits, does_not = update(self.RED), update(b'{"arm_id":"red","reward":7}')
+            await asyncio.sleep(0)
+            await service.supervisor.change_policy("button", PolicyChange(Thompson()))
+            await until(lambda: fits.status == 200 and does_not.status == 422)
+            assert (await service.rows())[1].pull_count == 1
+
+        self.play(tmp_path, story)
+
+    @pytest.mark.usefixtures("gathers_long")
+    def test_a_deletion_meanwhile_leaves_nothing_to_count_them_for(self, tmp_path: Path) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            before = update(self.RED)
+            await asyncio.sleep(0)
+            await service.supervisor.delete("button")
+            await service.create(policy=EpsilonGreedy())
+            await until(lambda: before.status == 200)
+            assert (await service.rows())[1].pull_count == 1  # of the new one, which is what the name means now
+            late = update(self.RED)
+            await asyncio.sleep(0)
+            await service.supervisor.delete("button")
+            await until(lambda: late.status == 404)
+
+        self.play(tmp_path, story)

@@ -18,12 +18,12 @@ from uvicorn.server import ServerState
 
 from multiarm.http.answers import Answer
 from multiarm.http.config import Config, WaitsFor
-from multiarm.http.express import Plain
 from multiarm.http.framing import END_OF_HEAD, Framing, HeadTooLarge
 from multiarm.http.gate import STOPPED
 from multiarm.http.head import Head, malformed
 from multiarm.http.head_cache import LARGEST_HEAD_BYTES
 from multiarm.http.limits import LARGE_BODY_BYTES, LargeBody, Overloaded, network_of
+from multiarm.http.plain import Plain
 from multiarm.http.problems import answer, problem, unexpected
 from multiarm.http.tags import TAG, Tag, new_tag, tag_of
 from multiarm.http.templates import UNMATCHED

@@ -230,6 +230,11 @@ class Rewards(Registry, ABC):
             raise self._refused(error, len(increments)) from None
         return future
 
+    def is_credited_right(self, experiment: Experiment, version: int) -> bool:
+        """Whether what was credited when the experiment was of that version would still be so."""
+        is_there = self.by_uid.get(experiment.state.uid) is experiment
+        return is_there and experiment.version == version and not self.in_doubt
+
     def _is_credited_with(self, policy: AnyPolicy, experiment: Experiment) -> bool:
         """Whether what was credited with `policy` would still be right."""
         return not self.is_doubtful(experiment.state.uid) and experiment.state.spec.policy == policy

@@ -164,8 +164,15 @@ class StateStore:
             self._gather_until = time.monotonic() + GATHER_LIMIT_S
             self._loop.call_soon(self._gather)
 
+    def wake(self) -> None:
+        """Commit what waits: whoever calls has gathered it himself."""
+        self._gathering = False
+        self._mailbox.wake()
+
     def _gather(self) -> None:
         """Wake the thread after a turn that brought nothing more: a small group costs as much as a large one."""
+        if not self._gathering:
+            return
         small = self._mailbox.waiting < LARGE_GROUP_UPDATES
         if small and self._arrived and time.monotonic() < self._gather_until:
             self._arrived = False
