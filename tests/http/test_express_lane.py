@@ -170,9 +170,11 @@ class TestGathering:
         run_service(folder, play)
 
     @pytest.fixture
-    def gathers_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gathering, "QUIET_TURNS", 1_000_000)
-        monkeypatch.setattr(gathering, "GATHER_LIMIT_S", 0.3)
+    def release(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """Rewards are gathered until it is called."""
+        monkeypatch.setattr(gathering, "QUIET_TURNS", 1_000_000_000)
+        monkeypatch.setattr(gathering, "GATHER_LIMIT_S", 60.0)
+        return lambda: monkeypatch.setattr(gathering, "QUIET_TURNS", 0)
 
     def test_those_of_several_turns_share_a_commit(self, tmp_path: Path) -> None:
         async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
@@ -198,10 +200,8 @@ class TestGathering:
 
         self.play(tmp_path, story)
 
-    @pytest.mark.usefixtures("gathers_long")
-    def test_more_than_enough_wait_for_no_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gathering, "GATHER_LIMIT_S", 60.0)
-
+    @pytest.mark.usefixtures("release")
+    def test_more_than_enough_wait_for_no_one(self, tmp_path: Path) -> None:
         async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
             clients = [update(self.RED) for _ in range(gathering.GATHER_LIMIT_REQUESTS)]
             await until(lambda: all(client.status == 200 for client in clients))
@@ -209,42 +209,50 @@ class TestGathering:
 
         self.play(tmp_path, story)
 
-    @pytest.mark.usefixtures("gathers_long")
-    def test_a_reset_meanwhile_is_before_them(self, tmp_path: Path) -> None:
+    def test_a_reset_meanwhile_is_before_them(self, tmp_path: Path, release: Callable[[], None]) -> None:
         async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
             client = update(self.RED)
             await asyncio.sleep(0)
             await service.supervisor.reset("button")
             assert not client.status
+            release()
             await until(lambda: client.status == 200)
             assert service.state().epoch == 1
             assert (await service.rows())[1].pull_count == 1
 
         self.play(tmp_path, story)
 
-    @pytest.mark.usefixtures("gathers_long")
-    def test_another_policy_meanwhile_judges_them(self, tmp_path: Path) -> None:
+    def test_another_policy_meanwhile_judges_them(self, tmp_path: Path, release: Callable[[], None]) -> None:
         async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
             fits, does_not = update(self.RED), update(b'{"arm_id":"red","reward":7}')
             await asyncio.sleep(0)
             await service.supervisor.change_policy("button", PolicyChange(Thompson()))
+            release()
             await until(lambda: fits.status == 200 and does_not.status == 422)
             assert (await service.rows())[1].pull_count == 1
 
         self.play(tmp_path, story)
 
-    @pytest.mark.usefixtures("gathers_long")
-    def test_a_deletion_meanwhile_leaves_nothing_to_count_them_for(self, tmp_path: Path) -> None:
+    def test_a_deletion_meanwhile_leaves_nothing_to_count_them_for(
+        self, tmp_path: Path, release: Callable[[], None]
+    ) -> None:
         async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
-            before = update(self.RED)
+            client = update(self.RED)
+            await asyncio.sleep(0)
+            await service.supervisor.delete("button")
+            release()
+            await until(lambda: client.status == 404)
+
+        self.play(tmp_path, story)
+
+    def test_they_count_for_what_the_id_means_by_then(self, tmp_path: Path, release: Callable[[], None]) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            client = update(self.RED)
             await asyncio.sleep(0)
             await service.supervisor.delete("button")
             await service.create(policy=EpsilonGreedy())
-            await until(lambda: before.status == 200)
-            assert (await service.rows())[1].pull_count == 1  # of the new one, which is what the name means now
-            late = update(self.RED)
-            await asyncio.sleep(0)
-            await service.supervisor.delete("button")
-            await until(lambda: late.status == 404)
+            release()
+            await until(lambda: client.status == 200)
+            assert (await service.rows())[1].pull_count == 1
 
         self.play(tmp_path, story)

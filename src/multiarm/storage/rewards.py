@@ -4,7 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, compress
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from sqlalchemy import Connection
@@ -47,6 +47,7 @@ class Tallied(NamedTuple):
     tally: Counter[Increment]
 
 
+Columns: TypeAlias = tuple[list[tuple[float, ...]], list[float], list[int]]  # numbers, evidence times, how often each
 Outcome = list[bool] | Exception  # for each increment whether it was new, or why the request was left out
 
 
@@ -124,28 +125,29 @@ def added_up(
     fresh: Sequence[Tallied], news: Sequence[Sequence[bool]], arms: Mapping[ArmKey, ArmRow]
 ) -> dict[ArmKey, Row]:
     """The rows of the arms that get something new, with it; InvalidReward where a sum would not stay finite."""
-    added: dict[int, dict[int, list[tuple[Increment, int]]]] = {}
+    added: dict[int, dict[int, Columns]] = {}
     half_lives: dict[int, float | None] = {}
     in_order: list[tuple[UpdateRequest, Sequence[bool]]] = []
     for (request, tally), new in zip(fresh, news, strict=True):
         if request.policy is not None and request.policy.traits.path_columns:
             in_order.append((request, new))
             continue
-        by_arm = added.setdefault(request.uid, defaultdict(list))
+        by_arm = added.setdefault(request.uid, {})
         half_lives[request.uid] = request.half_life_s
         counted = tally if all(new) else Counter(compress(request.increments, new))
         for increment, count in counted.items():
-            by_arm[increment.arm.number].append((increment, count))
+            number = increment.arm.number
+            columns = by_arm.get(number)
+            if columns is None:
+                columns = by_arm[number] = [], [], []
+            columns[0].append(increment.numbers)
+            columns[1].append(increment.evidence_time)
+            columns[2].append(count)
     try:
         rows = {
-            (uid, number): arms[uid, number].row.plus_columns(
-                [i.numbers for i, _ in increments],
-                [i.evidence_time for i, _ in increments],
-                half_lives[uid],
-                [count for _, count in increments],
-            )
+            (uid, number): arms[uid, number].row.plus_columns(numbers, times, half_lives[uid], counts)
             for uid, by_arm in added.items()
-            for number, increments in by_arm.items()
+            for number, (numbers, times, counts) in by_arm.items()
         }
         if in_order:
             rows |= completed(in_order, arms)
