@@ -23,7 +23,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 def pruned(database: Database, before: float) -> list[int]:
-    """Prune all that is past `before`; how many rows each step deleted."""
+    """Prune all that is past `before`; how many rewards each step deleted."""
     deleted, number = [], 0
     while True:
         step = database.run(partial(prune, after_number=number, before=before))
@@ -118,9 +118,9 @@ class TestPruning:
         before = database.load(state).rows
         assert {number: row.pull_count for number, row in before.items()} == {1: 1_500, 2: 8}
         assert balanced(database)
-        assert pruned(database, NOON + 1) == [2]
+        assert pruned(database, NOON + 1) == [1_501]
         assert balanced(database)
-        assert pruned(database, NOON + 3) == [1]
+        assert pruned(database, NOON + 3) == [7]
         assert balanced(database)
         assert database.run(lambda c: c.scalar(sa.select(sa.func.sum(baseline.c.pull_count)))) == 1_508
         assert database.load(state).rows == before

@@ -31,7 +31,7 @@ class Counted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """How many rows a step deleted, and the row number to go on from; None when the walk is done."""
+    """How many rewards a step pruned, or rows it purged; and the number to go on from, None when the walk is done."""
 
     deleted_count: int
     next_number: int | None
@@ -50,7 +50,7 @@ def prune(connection: Connection, after_number: int, before: float) -> Step:
     gone = list(connection.execute(old.returning(*reward.c)))
     add_to_baseline(connection, [row for row in gone if row.withdrawn_at is None])
     done = len(numbers) < STEP_ROWS or not gone
-    return Step(len(gone), None if done else numbers[-1])
+    return Step(sum(row.pull_count for row in gone), None if done else numbers[-1])
 
 
 def purge(connection: Connection, after_number: int, uids: Sequence[int]) -> Step:
