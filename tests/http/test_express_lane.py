@@ -209,6 +209,21 @@ class TestGathering:
 
         self.play(tmp_path, story)
 
+    def test_none_is_received_before_its_decision_was_drawn(self, tmp_path: Path, release: Callable[[], None]) -> None:
+        async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
+            first = update(self.RED)
+            await asyncio.sleep(0)
+            service.clock.now += 0.001
+            decision = service.supervisor.draw("button")
+            second = update(b'{"decision_id":"%s","reward":1.0}' % decision.token)
+            await asyncio.sleep(0)
+            release()
+            await until(lambda: first.status == second.status == 200)
+
+        self.play(tmp_path, story)
+        received = pq.read_table(tmp_path / "ledger" / "rewards", columns=["time", "evidence_time"]).to_pylist()
+        assert [row["evidence_time"] <= row["time"] for row in received] == [True, True]
+
     def test_a_reset_meanwhile_is_before_them(self, tmp_path: Path, release: Callable[[], None]) -> None:
         async def story(service: Service, _: ExpressLane, update: Callable[[bytes], Client]) -> None:
             client = update(self.RED)

@@ -101,7 +101,8 @@ class Gathering:
             elif waiting:
                 _, plain, _, turn = waiting[0]
                 group = Group(plain, turn, [connection for connection, *_ in waiting])
-                self._supervisor.submit(experiment, increments, turn.now, partial(self._answer, group))
+                received_at = waiting[-1][3].now  # before none of the decisions that they are for
+                self._supervisor.submit(experiment, increments, received_at, partial(self._answer, group))
         self._supervisor.store.wake()
 
     def _answer(self, group: Group, start: int, outcomes: Sequence[bool | Exception]) -> None:
