@@ -18,14 +18,16 @@ FLOOR_TOLERANCE = 1e-12  # ten arms with a floor of 0.1 each fill the traffic, r
 class Share:
     """One arm's part of an allocation, from which draws are answered.
 
-    random_below: a random number that fell to this arm, below this one, came from the random share. rendered: for
+    number: of the arm, here because each draw needs it: with many arms, each object that a draw looks at lies somewhere
+    else. random_below: a random number that fell to this arm, below this one, came from the random share. rendered: for
     whoever shows the same share many times.
     """
 
-    __slots__ = ("arm", "propensity", "random_below", "rendered")
+    __slots__ = ("arm", "number", "propensity", "random_below", "rendered")
 
     def __init__(self, arm: Arm, propensity: float, random_below: float) -> None:
         self.arm = arm
+        self.number = arm.number
         self.propensity = propensity
         self.random_below = random_below
         self.rendered: Any = None

@@ -80,7 +80,7 @@ class DecisionSigner:
         pack, key, process, counter, new_mac = _BODY.pack, self._current, self._process, self._counter, self._mac.copy
         signed: list[bytes] = []
         for share in shares:
-            claims = pack(VERSION, key, uid, share.arm.number, epoch, time, share.propensity, process, next(counter), 0)
+            claims = pack(VERSION, key, uid, share.number, epoch, time, share.propensity, process, next(counter), 0)
             mac = new_mac()
             mac.update(claims)
             signed += claims, mac.digest()

@@ -126,11 +126,11 @@ class Experiment(Crediting):
         shares = allocation.choose(us)
         tokens, claims = self._signer.sign(self.state.uid, self.state.epoch, now, shares)
         for share in shares:
-            number = share.arm.number
+            number = share.number
             draws[number] = draws.get(number, 0) + 1
         if self.pending is not None:
             for share in shares:
-                self.pending.drawn(share.arm.number, now)
+                self.pending.drawn(share.number, now)
             self._evidence_changed()
         return Decisions(shares, us, tokens, claims, now)
 

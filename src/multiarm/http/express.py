@@ -64,6 +64,7 @@ class ExpressLane:
         self._first_headers = first_headers
         self._gathering.stamp(first_headers)
         self._draw_heads: dict[int, bytes] = {}  # by the length of the body
+        self._ends: dict[bytes, bytes] = {}  # of draws' bodies: many arms have the same, which should lie in one place
 
     # --- which requests --------------------------------------------------------------------------------------------
 
@@ -158,5 +159,5 @@ class ExpressLane:
         """How long the body of its answers is, and what comes before and after the decision_id."""
         body = operations.drawn(share, token).body
         before, after = body.split(token, 1)
-        share.rendered = rendered = len(body), before, after
+        share.rendered = rendered = len(body), before, self._ends.setdefault(after, after)
         return rendered
