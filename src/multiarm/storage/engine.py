@@ -129,9 +129,8 @@ class RawTransaction:
             driver.cursor.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """By a statement that stays prepared, unlike the driver's own."""
         with Driver(self._connection) as driver:
-            driver.cursor.execute("COMMIT")
+            self._connection.dialect.do_commit(driver.raw)
 
     def rollback(self) -> None:
         with Driver(self._connection) as driver:
