@@ -102,7 +102,7 @@ def with_connections(server: Server, *, runs: int, seconds: int, say: Say) -> li
 
 
 def with_batches(server: Server, *, runs: int, seconds: int, say: Say) -> list[Curve]:
-    """Of updates to arms by name, and of updates that each carry a key and must be looked up."""
+    """Of updates to arms by name, of ten kinds or all different, and of updates with keys that must be looked up."""
 
     def plain(size: int) -> Work:
         return Work(
@@ -116,12 +116,16 @@ def with_batches(server: Server, *, runs: int, seconds: int, say: Say) -> list[C
             unit="updates/s",
         )
 
+    def different(size: int) -> Work:
+        return plain(size)._replace(name="update_batch, no two alike", arguments=(size, "different"))
+
     def keyed(size: int) -> Work:
         word = f"{time.time_ns():x}-"  # read anew before each run
         return plain(size)._replace(name="update_batch, each with a key", script="keyed.lua", arguments=(size, word))
 
     return [
         curve(plain(1).name, "size of batches", BATCH_SIZES, plain, runs=runs, seconds=seconds, say=say),
+        curve(different(1).name, "size of batches", BATCH_SIZES, different, runs=runs, seconds=seconds, say=say),
         curve(keyed(1).name, "size of batches", BATCH_SIZES, keyed, runs=runs, seconds=seconds, say=say),
     ]
 

@@ -190,6 +190,11 @@ class Campaign:
 
     def _batch(self, client: Client, rng: random.Random, experiment: str) -> Request:
         """Keys and decisions, or plain rewards only: a request can be repeated if all of it can."""
+        if rng.random() < 0.1:
+            update, reward = self._update(client, rng, experiment, "p")
+            copy_count = rng.randint(2, 50)
+            alike = {"updates": [update] * copy_count}
+            return Request(experiment, f"/v1/{experiment}/update_batch", alike, [reward], copy_count=copy_count)
         size = HEAVY_UPDATES if rng.random() < self.heavy_share else rng.randint(2, 30)
         kinds = "p" if rng.random() < 0.2 else "k" * 20 + "d"
         pairs = [self._update(client, rng, experiment, rng.choice(kinds)) for _ in range(size)]

@@ -43,7 +43,8 @@ class Counted(Enum):
 class Request:
     """An update or a batch, and what is known of it.
 
-    rewards: what it adds; repeat_count: updates in it whose key stands earlier in it. cut_off: some attempt's outcome
+    rewards: what it adds, each so many times as copy_count says, in the same words, which only plain ones can be;
+    repeat_count: updates in it whose key stands earlier in it. cut_off: some attempt's outcome
     is not known. settled: answered, with 200 (`acknowledged`) or refused. counted_at: monotonic time of the answer by
     which it was counted, in that life of the server.
     """
@@ -53,6 +54,7 @@ class Request:
     document: Mapping[str, object]
     rewards: Sequence[Reward]
     repeat_count: int = 0
+    copy_count: int = 1
     sent: bool = False
     cut_off: bool = False
     settled: bool = False
@@ -72,8 +74,8 @@ class Request:
     def possible_counts(self) -> set[int]:
         """How often each of its rewards may be stored."""
         if self.acknowledged:
-            return {1}
-        return {0, 1} if self.cut_off else {0}
+            return {self.copy_count}
+        return {0, self.copy_count} if self.cut_off else {0}
 
     @contextmanager
     def in_doubt(self) -> Iterator[bool]:
@@ -84,7 +86,7 @@ class Request:
 
     def acknowledge(self, answer: Mapping[str, int], life: int, may_be_stored: bool) -> Counted:
         """The answer must count all as new, or all as duplicates, whichever can be true."""
-        size = len(self.rewards)
+        size = len(self.rewards) * self.copy_count
         fresh = {"accepted": size, "duplicates": self.repeat_count}
         again = {"accepted": 0, "duplicates": size + self.repeat_count}
         allowed = [again] if self.acknowledged else [fresh, again] if may_be_stored else [fresh]
@@ -140,20 +142,20 @@ def inspect(directory: Path, *, audited: bool = False) -> Stored:
 
 def read(database: sqlite3.Connection) -> Stored:
     stored = Stored()
-    seen = defaultdict(list)
+    seen: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for name, epoch, spec in database.execute("SELECT id, epoch, spec FROM experiment"):
         stored.epochs[name] = epoch
         stored.half_lives[name] = json.loads(spec)["half_life_s"]
     rows = database.execute(
-        "SELECT e.id, a.id, r.key, r.reward, r.epoch, r.evidence_time FROM reward r JOIN experiment e"
+        "SELECT e.id, a.id, r.key, r.reward, r.epoch, r.evidence_time, r.pull_count FROM reward r JOIN experiment e"
         " ON e.uid = r.experiment JOIN arm a ON a.experiment = r.experiment AND a.number = r.arm"
     )
-    for experiment, arm, key, value, epoch, evidence_time in rows:
-        stored.rewards[Reward(experiment, arm, key, value)] += 1
+    for experiment, arm, key, value, epoch, evidence_time, pull_count in rows:
+        stored.rewards[Reward(experiment, arm, key, value)] += pull_count
         if epoch == stored.epochs[experiment]:
-            seen[experiment, arm].append((value, evidence_time))
-    row_count = database.execute("SELECT count(*) FROM reward").fetchone()[0]
-    assert stored.rewards.total() == row_count, "there are rewards without experiment or arm"
+            seen[experiment, arm] += [(value, evidence_time)] * pull_count
+    pull_count = database.execute("SELECT coalesce(sum(pull_count), 0) FROM reward").fetchone()[0]
+    assert stored.rewards.total() == pull_count, "there are rewards without experiment or arm"
     stored.seen = dict(seen)
     keys = dict(database.execute("SELECT number, key FROM signing_key"))
     stored.signer = DecisionSigner(keys, max(keys))
@@ -217,13 +219,13 @@ def check_ledger(
     decisions = Counter(
         (name, f"d:{decision}") for name, decision in columns(root / "decisions", "experiment_id", "decision")
     )
-    assert max(rewards.values(), default=1) == max(decisions.values(), default=1) == 1, "a row is there twice"
-    assert rewards.keys() <= stored.rewards.keys()
+    assert max(decisions.values(), default=1) == 1, "a row is there twice"
+    assert rewards <= stored.rewards, "a row is there too often"
     answered = {(d.experiment, stored.key_of(d.decision_id)): d for d in draws if d.decision_id}
     kept = {key for key, d in answered.items() if d.answered_at < killed_at[d.life] - LEDGER_GRACE_S}
     assert not (lost := kept - decisions.keys()), f"{len(lost)} of {len(kept)} decisions are not in the ledger"
     old = [r for r in requests if r.counted_at < killed_at[r.life] - LEDGER_GRACE_S]
-    missing = [reward for request in old for reward in request.rewards if reward not in rewards]
+    missing = [reward for request in old for reward in request.rewards if rewards[reward] < request.copy_count]
     assert not missing, f"{len(missing)} rewards are not in the ledger, such as {missing[:3]}"
 
 

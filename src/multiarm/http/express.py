@@ -130,7 +130,9 @@ class ExpressLane:
         for group in asking.values():
             self._draw(group)
         arrived = [self._reporting.popleft() for _ in range(min(len(self._reporting), SLICE_REQUESTS))]
-        if self._gathering.go_on(arrived) or self._reporting:
+        if self._reporting:
+            self._schedule()
+        if self._gathering.go_on(arrived):
             self._schedule()
 
     # --- draws -------------------------------------------------------------------------------------------------------
