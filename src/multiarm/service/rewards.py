@@ -152,17 +152,20 @@ class Rewards(Registry, ABC):
     ) -> list[Increment]:
         """What a batch adds, a slice in a turn of the loop; `faults` gets what is wrong with it."""
         increments: list[Increment] = []
-        known: dict[Update, Increment] = {}  # the same words add the same
+        known: dict[Update, Increment] = {}  # the same words add the same; where few come again, nobody looks
         for start in range(0, len(updates), SLICE_UPDATES):
             if start:
                 await asyncio.sleep(0)
+            looks = 2 * len(known) <= start
             for index, update in enumerate(updates[start : start + SLICE_UPDATES], start):
                 if update is None:
                     continue
                 try:
-                    increment = known.get(update)
+                    increment = known.get(update) if looks else None
                     if increment is None:
-                        increment = known[update] = experiment.credit(update, now)
+                        increment = experiment.credit(update, now)
+                        if looks:
+                            known[update] = increment
                     increments.append(increment)
                 except Exception as error:
                     faults.add(index, self._explained(experiment, error))
