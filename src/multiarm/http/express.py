@@ -15,6 +15,8 @@ The lane decides nothing. What an operation means is in the service, what an ans
 `problems`, which the application uses too; so both doors give the same bytes. What a head means depends on its bytes,
 the settings and the tokens that are valid, never on what the server holds. So the head cache is emptied when a token or
 a key is revoked, and a token's expiry and rate are looked at each time; nothing else in it can become untrue.
+
+Here draws are served; rewards are gathered for the store in `gathering`, and all answers leave through `replies`.
 """
 
 import asyncio
