@@ -173,7 +173,7 @@ class TestGathering:
     def release(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         """Rewards are gathered until it is called."""
         monkeypatch.setattr(gathering, "QUIET_TURNS", 1_000_000_000)
-        monkeypatch.setattr(gathering, "GATHER_LIMIT_S", 60.0)
+        monkeypatch.setattr("multiarm.http.gathering.GATHER_LIMIT_S", 60.0)
         return lambda: monkeypatch.setattr(gathering, "QUIET_TURNS", 0)
 
     def test_those_of_several_turns_share_a_commit(self, tmp_path: Path) -> None:

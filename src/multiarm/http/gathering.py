@@ -17,9 +17,9 @@ from multiarm.http.answers import Answer, Header
 from multiarm.http.gate import STOPPED, Gate
 from multiarm.http.plain import UPDATE, Group, Plain, Waiting
 from multiarm.http.replies import Replies
+from multiarm.service.state_store import GATHER_LIMIT_S
 
 GATHER_LIMIT_REQUESTS = 256
-GATHER_LIMIT_S = 0.002
 QUIET_TURNS = 3  # for a few microseconds: turns of the loop that find nothing are short
 
 
