@@ -181,11 +181,7 @@ def _reward_columns(runs: Sequence[RewardRun]) -> Iterable[Column]:
 
     def spread(name: str, values: list[Any]) -> Any:
         """A value of each increment, for every row."""
-        field = SCHEMAS["rewards"].field(name)
-        if field.nullable and values.count(None) == len(values):
-            return pa.nulls(sum(counts), field.type)
-        array = _array(field, values)
-        return array if where is None else array.take(where)
+        return _array(SCHEMAS["rewards"].field(name), values, where)
 
     rewards = spread("reward", [i.reward for i in increments]).to_numpy()
     deviations = spread("reward", [i.numbers[1] for i in increments]).to_numpy()
@@ -260,18 +256,19 @@ def _repeated(values: Sequence[str | float | None], counts: Sequence[int], kind:
     return pa.array(values, kind).take(np.repeat(np.arange(len(counts)), counts))
 
 
-def _array(field: Any, values: Column) -> Any:
+def _array(field: Any, values: Column, where: NDArray[np.int64] | None = None) -> Any:
+    """where: which of the values each row has; None: its own."""
     if isinstance(values, pa.Array):
         array = values
     elif field.nullable and isinstance(values, list) and values.count(None) == len(values):
-        array = pa.nulls(len(values), field.type)  # the many columns of a plain reward that say nothing
+        return pa.nulls(len(values if where is None else where), field.type)  # much of a plain reward says nothing
     elif field.type == _TIME:
         array = _times(values)
     else:
         array = pa.array(values, type=field.type)
     if array.null_count and not field.nullable:
         raise ValueError(f"{field.name} has no value")
-    return array
+    return array if where is None else array.take(where)
 
 
 def _times(values: Column) -> Any:

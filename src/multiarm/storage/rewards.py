@@ -125,24 +125,21 @@ def added_up(
     fresh: Sequence[Tallied], news: Sequence[Sequence[bool]], arms: Mapping[ArmKey, ArmRow]
 ) -> dict[ArmKey, Row]:
     """The rows of the arms that get something new, with it; InvalidReward where a sum would not stay finite."""
-    added: dict[int, dict[int, Columns]] = {}
+    added: dict[int, defaultdict[int, Columns]] = {}
     half_lives: dict[int, float | None] = {}
     in_order: list[tuple[UpdateRequest, Sequence[bool]]] = []
     for (request, tally), new in zip(fresh, news, strict=True):
         if request.policy is not None and request.policy.traits.path_columns:
             in_order.append((request, new))
             continue
-        by_arm = added.setdefault(request.uid, {})
+        by_arm = added.setdefault(request.uid, defaultdict(lambda: ([], [], [])))
         half_lives[request.uid] = request.half_life_s
         counted = tally if all(new) else Counter(compress(request.increments, new))
         for increment, count in counted.items():
-            number = increment.arm.number
-            columns = by_arm.get(number)
-            if columns is None:
-                columns = by_arm[number] = [], [], []
-            columns[0].append(increment.numbers)
-            columns[1].append(increment.evidence_time)
-            columns[2].append(count)
+            numbers, times, counts = by_arm[increment.arm.number]
+            numbers.append(increment.numbers)
+            times.append(increment.evidence_time)
+            counts.append(count)
     try:
         rows = {
             (uid, number): arms[uid, number].row.plus_columns(numbers, times, half_lives[uid], counts)
