@@ -150,6 +150,13 @@ class Database:
     def audit(self) -> list[Entry]:
         return audit_by(self.auditor)
 
+    @property
+    def balanced(self) -> bool:
+        """Whether the books of all arms balance; there must be some."""
+        entries = self.audit()
+        assert entries
+        return all(entry.balanced for entry in entries)
+
 
 def audit_of(url: sa.URL | str) -> list[Entry]:
     engine = create_engine(url)

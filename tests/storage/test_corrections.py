@@ -65,12 +65,6 @@ def corrected(
     return database.run(work)
 
 
-def balanced(database: Database) -> bool:
-    entries = database.audit()
-    assert entries
-    return all(entry.balanced for entry in entries)
-
-
 def totals(database: Database, state: ExperimentState, arm: int = 1) -> tuple[int, list[float]]:
     """(pulls, sums at noon) of an arm over all nodes, as memory sees them."""
     experiment = Experiment(spec=state.spec)
@@ -90,7 +84,7 @@ class TestWhatItAdds:
         assert done.row.sums == (2.0, 9.0, 41.0)
         assert done.row == database.load(state).rows[1]
         assert done.row.pull_count == 2
-        assert balanced(database)
+        assert database.balanced
 
     def test_null_takes_a_pull_away_and_keeps_the_key(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy())
@@ -100,7 +94,7 @@ class TestWhatItAdds:
         assert totals(database, state) == (1, [1.0, 5.0, 25.0])
         assert database.commit(bundle(state, one)).outcomes == [[False]]
         assert totals(database, state) == (1, [1.0, 5.0, 25.0])
-        assert balanced(database)
+        assert database.balanced
 
     def test_one_that_was_withdrawn_can_come_back(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy())
@@ -112,7 +106,7 @@ class TestWhatItAdds:
         assert done is not None
         assert (done.before, done.after) == (None, 2.0)
         assert totals(database, state, 2) == (1, [1.0, 2.0, 4.0])
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize("after", [3.0, None])
     def test_the_same_again_changes_nothing(self, database: Database, after: float | None) -> None:
@@ -131,7 +125,7 @@ class TestWhatItAdds:
         assert totals(database, state) == (2, [1.125, 4.0, 36.0])
         corrected(database, state, "k:a", None)
         assert totals(database, state) == (1, [1.0, 2.0, 4.0])
-        assert balanced(database)
+        assert database.balanced
 
     def test_it_has_the_propensity_of_its_decision(self, database: Database) -> None:
         state = database.create(policy=EXP3())
@@ -148,7 +142,7 @@ class TestWhatItAdds:
         database.commit(bundle(waits, plain(waits, 1, 3.0, key="a", events=0)))
         corrected(database, waits, "k:a", 5.0)
         assert totals(database, waits) == (1, [1.0, 5.0, 25.0, 0.0, 5.0])
-        assert balanced(database)
+        assert database.balanced
 
     def test_a_cap_holds_for_it_too(self, database: Database) -> None:
         state = database.create(policy=ThompsonRevenue(reward_cap=10.0))
@@ -156,7 +150,7 @@ class TestWhatItAdds:
         done = corrected(database, state, "k:a", 1000.0)
         assert done is not None
         assert (done.increment.reward, done.row.sums) == (1000.0, (1.0, 10.0, 100.0))
-        assert balanced(database)
+        assert database.balanced
 
     def test_columns_of_a_path_are_left_as_they_are(self, database: Database) -> None:
         state = database.create(policy=VDBE())
@@ -166,7 +160,7 @@ class TestWhatItAdds:
             corrected(database, state, "k:a", after)
         sums = database.load(state).rows[1].sums
         assert (sums[:3], sums[3:]) == ((1.0, 2.0, 4.0), before[3:])
-        assert balanced(database)
+        assert database.balanced
 
     def test_an_arm_that_was_deleted_is_put_right_all_the_same(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy())
@@ -174,7 +168,7 @@ class TestWhatItAdds:
         database.run(lambda c: experiments.change_arm(c, state.uid, "red", NOON, deleted=True))
         assert corrected(database, state, "k:a", 1.0) is not None
         assert database.load(state).rows[1].sums == (1.0, 1.0, 1.0)
-        assert balanced(database)
+        assert database.balanced
 
     def test_draw_counts_and_the_other_arms_stay(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy())
@@ -196,7 +190,7 @@ class TestManyNodes:
         assert (done.row.sums[:3], done.row.pull_count) == ((-1.0, -4.0, -16.0), -1)
         assert database.load(state, OTHER_NODE).rows[1] == theirs
         assert totals(database, state) == (0, [0.0] * 5)
-        assert balanced(database)
+        assert database.balanced
         database.commit(bundle(state, plain(state, 1, 4.0)))  # the row that it meets is below zero
         assert totals(database, state)[0] == 1
 
@@ -209,7 +203,7 @@ class TestManyNodes:
         for key in database.run(lambda c: list(c.scalars(sa.select(reward.c.key)))):
             corrected(database, state, key, None)
         assert totals(database, state) == (0, [0.0, 0.0, 0.0])
-        assert balanced(database)
+        assert database.balanced
         experiment = Experiment(spec=state.spec)
         experiment.load(database.load(state))
         assert experiment.snapshot(NOON).allocate().probabilities == pytest.approx([0.5, 0.5])
@@ -277,7 +271,7 @@ class TestBooks:
         database.commit(request)
         corrected(database, state, "k:a", None)
         assert database.run(partial(prune, after_number=0, before=NOON)).deleted_count == 2
-        assert balanced(database)
+        assert database.balanced
         assert database.run(lambda c: c.scalar(sa.select(baseline.c.pull_count))) == 1
         with pytest.raises(RewardNotFound):
             corrected(database, state, "k:b", None)
@@ -288,7 +282,7 @@ class TestBooks:
         database.commit(bundle(state, plain(state, 1, 2.0, key="a"), received_at=NOON - DAY))
         corrected(database, state, "k:a", 5.0)
         assert database.run(partial(prune, after_number=0, before=NOON)).deleted_count == 1
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize("after", [1.0, None])
     @pytest.mark.parametrize("typo", [1e4, 1e6, 1e9, 1e12])
@@ -317,9 +311,9 @@ class TestBooks:
         assert database.load(twins[0]).rows[1].sums[3:] == path
         assert database.load(twins[0]).rows[1].draw_count == 321
         assert database.load(twins[0], node).rows[1] == done.row
-        assert balanced(database)
+        assert database.balanced
         assert database.run(partial(prune, after_number=0, before=NOON + DAY)).deleted_count > 0
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize("wrong", [[1e10, 1e9, 1e8, 1e7, 1e6, 1e5, 1e4, 1e3], [1e8, 1e10, 1e4, 1e6]], ids=str)
     @pytest.mark.parametrize("by_steps", [False, True])
@@ -343,7 +337,7 @@ class TestBooks:
         assert totals(database, state)[1] == pytest.approx(
             [len(right), sum(right), sum(r * r for r in right)], rel=1e-9
         )
-        assert balanced(database)
+        assert database.balanced
 
     def test_a_huge_exposure_and_a_reward_huge_beside_tiny_ones(self, database: Database) -> None:
         state = database.create("rates", policy=ThompsonPoisson())
@@ -356,7 +350,7 @@ class TestBooks:
         database.commit(bundle(state, plain(state, 1, 1.0, key="typo")))
         corrected(database, state, "k:typo", None)
         assert totals(database, state)[1] == pytest.approx([10, 55e-8, 385e-16], rel=1e-9)
-        assert balanced(database)
+        assert database.balanced
 
     def test_nothing_is_added_up_again_where_nothing_was_lost_or_the_rewards_are_too_many(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -371,7 +365,7 @@ class TestBooks:
             corrected(database, state, "k:a", 0.0)
             assert totals(database, state)[1][:3] == [21, 0, 0]
         assert corrected(database, many, "k:a", 3.0, limit_rewards=1) is not None
-        assert balanced(database)
+        assert database.balanced
 
     def test_what_the_check_takes_for_rounding_does_not_grow_with_a_huge_reward(self, database: Database) -> None:
         state = database.create(policy=ThompsonGaussian())
@@ -382,7 +376,7 @@ class TestBooks:
         assert row.sums == (11.0, 11.0, 11.0)
         wrong = f"[{row.sums[0]}, {row.sums[1]}, {row.sums[2] + 1e-6}]"
         database.run(lambda c: c.execute(sa.update(evidence).values(sums=wrong)))
-        assert not balanced(database)
+        assert not database.balanced
 
     def test_other_wrong_sums_are_found_all_the_same(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy())
@@ -392,7 +386,7 @@ class TestBooks:
         row = database.load(state).rows[1]
         wrong = f"[{row.sums[0]}, {row.sums[1] + 1e-6}, {row.sums[2]}]"
         database.run(lambda c: c.execute(sa.update(evidence).values(sums=wrong)))
-        assert not balanced(database)
+        assert not database.balanced
 
     def test_a_policy_with_other_sums_gets_them_without_what_was_withdrawn(self, database: Database) -> None:
         state = database.create(policy=Thompson())
@@ -404,7 +398,7 @@ class TestBooks:
             corrected(database, state, key, None, node=OTHER_NODE)
         state = policy_to(database, state, EXP3())
         assert totals(database, state) == (1, [1.0, 1.0, 1.0, 2.0])
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize("half_life_s", [None, 613.0])
     @pytest.mark.parametrize("seed", range(4))
@@ -412,7 +406,7 @@ class TestBooks:
         walk = Walk(database, random.Random(f"{seed}{half_life_s}"), half_life_s)
         for _ in range(120):
             walk.step()
-        assert balanced(database)
+        assert database.balanced
         walk.compare()
 
 
@@ -472,7 +466,7 @@ class Walk:
             self.state = policy_to(self.database, self.state, policy)
         except PolicyNotChanged:
             return
-        assert balanced(self.database)
+        assert self.database.balanced
 
     def compare(self) -> None:
         """Pulls exactly; without a half-life the rewards too."""

@@ -45,12 +45,6 @@ def purged(database: Database) -> list[int]:
     return deleted
 
 
-def balanced(database: Database) -> bool:
-    entries = database.audit()
-    assert entries
-    return all(entry.balanced for entry in entries)
-
-
 class TestPruning:
     def test_what_is_past_retention_goes_and_the_rest_stays(self, database: Database) -> None:
         state = database.create()
@@ -58,7 +52,7 @@ class TestPruning:
             database.commit(bundle(state, plain(state, key=key), received_at=NOON - age * DAY))
         assert pruned(database, NOON - DAY) == [1]
         assert database.run(lambda c: set(c.scalars(sa.select(reward.c.key)))) == {"k:edge", "k:new"}
-        assert balanced(database)
+        assert database.balanced
         assert database.run(lambda c: prune(c, 0, NOON - DAY)) == Step(0, None)
 
     def test_ts_keeps_nothing_and_loses_nothing(self, database: Database) -> None:
@@ -76,7 +70,7 @@ class TestPruning:
         assert pruned(database, NOON + DAY / 2) == [1]
         assert database.commit(bundle(state, ahead)).outcomes == [[False]]
         assert pruned(database, NOON + DAY + 1) == [1]
-        assert balanced(database)
+        assert database.balanced
 
     def test_a_key_counts_again_once_it_is_forgotten(self, database: Database) -> None:
         state = database.create()
@@ -84,7 +78,7 @@ class TestPruning:
         pruned(database, NOON + 1)
         assert database.commit(bundle(state, plain(state, key="a"))).outcomes == [[True]]
         assert database.load(state).rows[1].pull_count == 2
-        assert balanced(database)
+        assert database.balanced
 
     def test_twenty_thousand_rewards_go_five_thousand_at_a_time(self, database: Database) -> None:
         rng = random.Random(1)
@@ -98,13 +92,13 @@ class TestPruning:
             ]
             database.commit(bundle(state, *increments), node=1 + batch % 2)
         evidence_before = (database.load(state).rows, database.load(state).other_rows)
-        assert balanced(database)
+        assert database.balanced
         first = database.run(lambda c: prune(c, 0, NOON + 1))
         assert first.deleted_count == STEP_ROWS == 5_000
         assert database.count(reward) == 15_000
-        assert balanced(database)
+        assert database.balanced
         assert sum(pruned(database, NOON + 1)) == 15_000
-        assert balanced(database)
+        assert database.balanced
         assert database.count(baseline) == 3
         assert database.run(lambda c: c.scalar(sa.select(sa.func.sum(baseline.c.pull_count)))) == 20_000
         assert (database.load(state).rows, database.load(state).other_rows) == evidence_before
@@ -117,11 +111,11 @@ class TestPruning:
         database.commit(bundle(state, *[late] * 7, received_at=NOON + 2))
         before = database.load(state).rows
         assert {number: row.pull_count for number, row in before.items()} == {1: 1_500, 2: 8}
-        assert balanced(database)
+        assert database.balanced
         assert pruned(database, NOON + 1) == [1_501]
-        assert balanced(database)
+        assert database.balanced
         assert pruned(database, NOON + 3) == [7]
-        assert balanced(database)
+        assert database.balanced
         assert database.run(lambda c: c.scalar(sa.select(sa.func.sum(baseline.c.pull_count)))) == 1_508
         assert database.load(state).rows == before
 
@@ -133,9 +127,9 @@ class TestPruning:
         database.commit(bundle(state, decided(state, 1, 0.5, issued_at=NOON + 2), plain(state, 2)))
         database.run(lambda c: experiments.change_arm(c, state.uid, "red", NOON, deleted=True))
         assert pruned(database, NOON + 1) == [3]
-        assert balanced(database)
+        assert database.balanced
         assert pruned(database, NOON + 3) == [1]
-        assert balanced(database)
+        assert database.balanced
         assert [entry.expected_pull_count for entry in database.audit()] == [1, 1]
 
     def test_the_books_balance_where_rewards_cancel_out(self, database: Database) -> None:
@@ -143,12 +137,12 @@ class TestPruning:
         state = database.create(policy=EpsilonGreedy())
         for key, value in [("c", 0.1), ("b", 0.2), ("a", -0.3)]:
             database.commit(bundle(state, plain(state, 1, value, key=key)))
-        assert balanced(database)
+        assert database.balanced
         for value in (0.7, -0.4, -0.3):
             database.commit(bundle(state, plain(state, 1, value)), node=OTHER_NODE)
-        assert balanced(database)
+        assert database.balanced
         pruned(database, NOON + 1)
-        assert balanced(database)
+        assert database.balanced
 
 
 class TestBooks:
@@ -189,7 +183,7 @@ class TestPurging:
             assert database.count(table, table.c.experiment == gone.uid) == 0, table.name
         assert database.load(kept).rows[1].pull_count == 5_002
         assert database.load(again).rows[1].pull_count == 1
-        assert balanced(database)
+        assert database.balanced
 
     def test_an_experiment_of_many_arms_goes_in_steps_too(self, database: Database) -> None:
         database.create("wide", arms=[f"a{n}" for n in range(1_000)])

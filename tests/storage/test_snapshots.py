@@ -96,11 +96,6 @@ def back(
     return database.run(work)
 
 
-def balanced(database: Database) -> bool:
-    entries = database.audit()
-    return bool(entries) and all(entry.balanced for entry in entries)
-
-
 def changed(database: Database, state: ExperimentState, policy: AnyPolicy, **more: Any) -> ExperimentState:
     more = {"random_share": None, "restart": False, "node": NODE, "now": NOON, **more}
     return database.run(lambda c: change_policy(c, uid=state.uid, policy=policy, **more))
@@ -227,7 +222,7 @@ class TestTaking:
         start = time.perf_counter()
         back(database, state, row.number)
         assert time.perf_counter() - start < 5.0
-        assert balanced(database)
+        assert database.balanced
 
 
 class TestThinning:
@@ -356,7 +351,7 @@ class TestRestoring:
         assert restored.state.epoch == 2
         assert restored.state.rows == {1: Row((2.0, 1.0, 1.0), NOON, 2), 2: Row((2.0, 1.0, 1.0), NOON, 2)}
         assert not restored.state.other_rows
-        assert balanced(database)
+        assert database.balanced
         again = bundle(restored.state, plain(state, 1, 1.0, key="k"))
         assert database.commit(again).outcomes == [[False]]  # keys stay remembered
         old = database.commit(bundle(state, plain(state)))
@@ -370,7 +365,7 @@ class TestRestoring:
         assert database.load(state).rows == {}
         assert [row.reason for row in taken(database)] == ["disable", "restore"]
         assert back(database, state, taken(database)[1].number).state.rows == {1: Row((1.0, 1.0, 1.0), NOON, 1)}
-        assert balanced(database)
+        assert database.balanced
 
     def test_by_time_the_newest_then_or_before(self, database: Database) -> None:
         state = database.create()
@@ -416,7 +411,7 @@ class TestRestoring:
         assert restored.state.rows[1] == Row((1.0, 1.0, 1.0), NOON, 1)
         database.commit(bundle(restored.state, plain(state, time=NOON + 200)), now=NOON + 200)
         assert database.load(state).rows[1].sums == pytest.approx((1.25, 1.25, 1.25), rel=1e-15)
-        assert balanced(database)
+        assert database.balanced
 
     def test_arms_stay_as_they_are_now(self, database: Database) -> None:
         state = database.create()
@@ -434,7 +429,7 @@ class TestRestoring:
             3: (False, True),
         }
         assert set(restored.state.rows) == {1, 2}  # t counts deleted arms too
-        assert balanced(database)
+        assert database.balanced
 
     def test_head_starts_are_those_of_then_and_later_arms_join_the_others(self, database: Database) -> None:
         state = database.create(policy=EXP3())
@@ -467,7 +462,7 @@ class TestPolicies:
         act(database, state)
         changed(database, state, Thompson())
         assert back(database, state, at=NOON).state.rows[1].sums == (1.0, 1.0, 1.0)
-        assert balanced(database)
+        assert database.balanced
 
     def test_one_that_depends_on_the_order_gets_it_back(self, database: Database) -> None:
         state = database.create(policy=VDBE())
@@ -477,7 +472,7 @@ class TestPolicies:
         sums = database.load(state).rows[1].sums
         database.run(lambda c: experiments.reset(c, state.uid, NOON))
         assert back(database, state, at=NOON).state.rows[1].sums == sums
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize(
         ("then", "today"),
@@ -503,7 +498,7 @@ class TestPolicies:
         with pytest.raises(PolicyNotChanged, match="a restore, has removed 1 rewards"):
             changed(database, state, EXP3())
         assert changed(database, state, UCB1()).rows[1].sums == (1.0, 1.0, 1.0)
-        assert balanced(database)
+        assert database.balanced
 
 
 class Walk:
@@ -528,7 +523,7 @@ class Walk:
         except (NotRestored, PolicyNotChanged):
             name += " refused"
         self.done[name] = self.done.get(name, 0) + 1
-        assert balanced(self.database), name
+        assert self.database.balanced, name
 
     def update(self) -> None:
         for node in (NODE, OTHER_NODE):

@@ -71,12 +71,6 @@ def change(
     return changed
 
 
-def balanced(database: Database) -> bool:
-    entries = database.audit()
-    assert entries
-    return all(entry.balanced for entry in entries)
-
-
 def used(database: Database, *, rewards: int = 40, seed: int = 1, **spec: Any) -> ExperimentState:
     """An experiment of which two nodes have counted rewards for decisions, in [0, 1], at various times."""
     rng = random.Random(seed)
@@ -118,7 +112,7 @@ class TestEvidenceThatGoesAlong:
         state = used(database, half_life_s=DAY)
         changed = change(database, state, policy)
         assert (changed.rows, changed.other_rows, changed.epoch) == (state.rows, state.other_rows, 0)
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize("before", [EXP3(), ThompsonPoisson(), VDBE(), HURDLE], ids=lambda p: type(p).__name__)
     def test_loses_the_columns_that_nobody_needs_any_more(self, database: Database, before: AnyPolicy) -> None:
@@ -126,7 +120,7 @@ class TestEvidenceThatGoesAlong:
         changed = change(database, state, EpsilonGreedy())
         assert changed.rows == {n: row._replace(sums=row.sums[:3]) for n, row in state.rows.items()}
         assert changed.other_rows == [(n, row._replace(sums=row.sums[:3])) for n, row in state.other_rows]
-        assert balanced(database)
+        assert database.balanced
 
     def test_is_not_needed_from_the_reward_rows(self, database: Database) -> None:
         """Whatever retention has removed."""
@@ -135,10 +129,10 @@ class TestEvidenceThatGoesAlong:
         assert (database.count(reward), database.count(baseline)) == (0, 2)
         changed = change(database, state, ThompsonGaussian())
         assert pulls(changed) == pulls(state)
-        assert balanced(database)
+        assert database.balanced
         database.commit(bundle(changed, plain(changed, 1, 0.5)))
         database.run(lambda c: prune(c, 0, NOON + 1))
-        assert balanced(database)
+        assert database.balanced
 
     def test_of_a_policy_of_surprises_begins_again_there(self, database: Database) -> None:
         state = used(database)
@@ -146,13 +140,13 @@ class TestEvidenceThatGoesAlong:
         changed = change(database, state, VDBE())
         assert changed.rows == {n: row._replace(sums=(*row.sums, 0.0, 0.0)) for n, row in state.rows.items()}
         database.commit(bundle(changed, plain(changed, 1, 0.5), plain(changed, 1, 0.25)))
-        assert balanced(database)
+        assert database.balanced
         row = database.load(changed).rows[1]
         assert 0 < row.sums[4] / row.sums[3] <= 1
         again = change(database, changed, VDBE(sigma=0.1))
         assert again.rows[1].sums == (*row.sums[:3], 0.0, 0.0)
         database.run(lambda c: prune(c, 0, NOON + 1))
-        assert balanced(database)
+        assert database.balanced
 
     def test_an_arm_without_rewards_stays_without(self, database: Database) -> None:
         state = database.create()
@@ -174,7 +168,7 @@ class TestEvidenceThatIsMadeAgain:
         assert all(close(a, b) for (_, a), (_, b) in zip(changed.other_rows, twin.other_rows, strict=True))
         assert pulls(changed) == pulls(state)
         assert [row.draw_count for _, row in sorted(changed.rows.items())] == [17, 23]
-        assert balanced(database)
+        assert database.balanced
 
     @pytest.mark.parametrize("policy", [EXP3(), EXP3IX(gamma=0.2)])
     def test_weighs_by_the_propensities_that_were_signed(self, database: Database, policy: AnyPolicy) -> None:
@@ -182,7 +176,7 @@ class TestEvidenceThatIsMadeAgain:
         twin = used(database, experiment_id="twin", policy=policy)
         changed = change(database, state, policy)
         assert all(close(changed.rows[n], row) for n, row in twin.rows.items())
-        assert balanced(database)
+        assert database.balanced
 
     def test_does_not_trust_the_names_of_columns(self, database: Database) -> None:
         """Poisson events over an exposure are none of an exponential's, a capped reward is not the reward."""
@@ -197,7 +191,7 @@ class TestEvidenceThatIsMadeAgain:
             twin = used(database, experiment_id=f"twin{number}", policy=after)
             changed = change(database, state, after)
             assert all(close(changed.rows[n], row) for n, row in twin.rows.items()), after
-        assert balanced(database)
+        assert database.balanced
 
     def test_counts_a_row_that_stands_for_many_as_often_as_they_were(self, database: Database) -> None:
         state = database.create(policy=EpsilonGreedy(), half_life_s=DAY)
@@ -210,7 +204,7 @@ class TestEvidenceThatIsMadeAgain:
         assert database.count(reward, reward.c.experiment == state.uid) == 3
         assert changed.rows[1].pull_count == 104
         assert close(changed.rows[1], database.load(twin).rows[1])
-        assert balanced(database)
+        assert database.balanced
 
     def test_keeps_what_was_measured(self, database: Database) -> None:
         state = database.create(policy=ThompsonPoisson())
@@ -219,7 +213,7 @@ class TestEvidenceThatIsMadeAgain:
         assert database.load(state).rows[1].sums == (3.0, 8.0, 26.0, 8.0, 4.0)
         changed = change(database, state, EpsilonGreedy())
         assert change(database, changed, ThompsonPoisson()).rows[1].sums == (3.0, 8.0, 26.0, 8.0, 4.0)
-        assert balanced(database)
+        assert database.balanced
 
     def test_of_twenty_thousand_rewards_is_made_a_step_at_a_time(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -237,7 +231,7 @@ class TestEvidenceThatIsMadeAgain:
         assert sum(seen) == 12_000
         assert max(seen) <= 1_000
         assert pulls(changed) == pulls(state)
-        assert balanced(database)
+        assert database.balanced
 
     def test_counts_deleted_arms_too_and_no_earlier_epoch(self, database: Database) -> None:
         state = used(database)
@@ -248,10 +242,10 @@ class TestEvidenceThatIsMadeAgain:
         changed = change(database, state, EXP3())
         assert changed.rows == {1: Row((1.0, 0.5, 0.25, 1.0), NOON, 1), 2: Row((1.0, 1.0, 1.0, 2.0), NOON, 1)}
         assert changed.epoch == 1
-        assert balanced(database)
+        assert database.balanced
         database.run(lambda c: prune(c, 0, NOON + 1))  # rows of both epochs, the earlier one's of another policy
         assert database.count(reward) == 0
-        assert balanced(database)
+        assert database.balanced
 
 
 class TestRefusals:
@@ -266,7 +260,7 @@ class TestRefusals:
         with pytest.raises(PolicyNotChanged, match=r"removed 1 rewards of this epoch.*\"restart\": true.*epoch 1"):
             change(database, state, policy)
         assert database.load(state) == before
-        assert balanced(database)
+        assert database.balanced
 
     def test_but_not_where_those_pruned_are_of_an_earlier_epoch(self, database: Database) -> None:
         state = used(database)
@@ -311,7 +305,7 @@ class TestRefusals:
         database.commit(bundle(state, decided(state, 1, 1.0, unique=1, propensity=1e-320)))
         with pytest.raises(PolicyNotChanged, match="finite"):
             change(database, state, EXP3())
-        assert balanced(database)
+        assert database.balanced
 
     def test_what_the_experiment_asks_for_and_the_policy_cannot(self, database: Database) -> None:
         state = database.create(half_life_s=DAY)
@@ -354,10 +348,10 @@ class TestRestart:
         database.commit(bundle(state, plain(state, key="later")))
         changed = change(database, state, EXP3(), restart=True)
         assert (changed.epoch, changed.rows, changed.other_rows) == (1, {}, [])
-        assert balanced(database)
+        assert database.balanced
         again, new = decided(changed, 1, 1.0, unique=7), plain(changed, key="later")
         assert database.commit(bundle(changed, again, new)).outcomes == [[True, False]]
-        assert balanced(database)
+        assert database.balanced
 
     def test_of_the_same_policy_too(self, database: Database) -> None:
         state = used(database)
@@ -427,4 +421,4 @@ def test_a_change_that_fails_on_its_way_leaves_nothing(database: Database, monke
             with pytest.raises(RuntimeError, match="plug"):
                 change(database, state, ThompsonPoisson())
         assert database.load(state) == before
-    assert balanced(database)
+    assert database.balanced
